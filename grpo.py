@@ -1,0 +1,85 @@
+"""The maths of GRPO, with shapes; no model loading, no I/O.
+
+Advantage     A_i = R_i - mean_group(R)                        Dr.GRPO (Liu et al. 2025, eq. 4 without 1/std)
+              A_i = (R_i - mean_group(R)) / (std_group(R) + eps)   classic (Shao et al. 2024, section 4.1)
+Objective     L = -1/(P G T_max) sum_i sum_t min(rho A, clip(rho, 1 - eps, 1 + eps) A) + beta k3
+              rho = exp(logp - logp_sampling)                  PPO (Schulman et al. 2017, eq. 7)
+KL            k3 = exp(ref - logp) - (ref - logp) - 1 >= 0     (Schulman 2020, "Approximating KL divergence")
+
+The normaliser is the fixed P G T_max, not the number of tokens, so that long answers are not discounted (Dr.GRPO).
+Logprobs are of the full softmax at the sampling temperature: top-k truncation is part of the behaviour policy only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def group_advantages(rewards_P_G: Tensor, classic: bool = False, flat_eps: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """Advantages [P, G] fp32 and the groups worth a forward [P] bool: those with max R - min R >= flat_eps."""
+    centred = rewards_P_G - rewards_P_G.mean(1, keepdim=True)
+    if classic:
+        centred = centred / (rewards_P_G.std(1, keepdim=True, correction=0) + 1e-4)
+    return centred, rewards_P_G.amax(1) - rewards_P_G.amin(1) >= flat_eps
+
+
+def k3(logp: Tensor, ref: Tensor) -> Tensor:
+    """Per-token KL estimate [*], >= 0, unbiased under samples of the policy."""
+    log_ratio = ref - logp
+    return torch.exp(log_ratio) - log_ratio - 1
+
+
+def clipped_objective(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's per-token objective (to be maximised), shapes broadcast, [N]."""
+    ratio = torch.exp(logp - old_logp)
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def pack(prompts: list[list[int]], completions: list[list[int]], pad_id: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded rows prompt + completion: input ids [B, L], attention mask [B, L], completion mask [B, L] bool.
+
+    Right padding leaves position ids and causality of every real token as they are without padding.
+    """
+    rows = [p + c for p, c in zip(prompts, completions, strict=True)]
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    attention = torch.zeros((len(rows), length), dtype=torch.long)
+    completion = torch.zeros((len(rows), length), dtype=torch.bool)
+    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        ids[i, : len(row)] = torch.tensor(row)
+        attention[i, : len(row)] = 1
+        completion[i, len(prompt) : len(row)] = True
+    return ids.to(device), attention.to(device), completion.to(device)
+
+
+def _chunk_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float) -> Tensor:
+    logits = head(hidden).float() / temperature
+    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def completion_logprobs(model: nn.Module, ids: Tensor, attention: Tensor, completion: Tensor,
+                        temperature: float = 1.0, chunk: int = 2048) -> Tensor:  # fmt: skip
+    """log p of every completion token, [N] fp32 in row-major order of `completion` [B, L].
+
+    The head runs on the positions that predict a completion token, `chunk` of them at a time, recomputed in backward:
+    peak memory is chunk x V fp32 instead of B x L x V. Every row's prompt must hold at least one token.
+    """
+    hidden = model.model(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
+    predicts = completion.roll(-1, dims=1)
+    predicts[:, -1] = False
+    hidden, targets = hidden[predicts], ids[completion]
+    parts = []
+    for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(_chunk_logprobs, h, model.lm_head, t, temperature, use_reentrant=False))
+        else:
+            parts.append(_chunk_logprobs(h, model.lm_head, t, temperature))
+    return torch.cat(parts)
+
+
+def mean_nll(model: nn.Module, prompt: list[int], completion: list[int], pad_id: int, device) -> Tensor:
+    """Mean negative log likelihood of one completion's tokens, scalar fp32 (the loss of the extraction)."""
+    ids, attention, mask = pack([prompt], [completion], pad_id, device)
+    return -completion_logprobs(model, ids, attention, mask).mean()
