@@ -1,0 +1,129 @@
+"""The hand-written pairs: clean sides are right, hack sides are not, and neither side gives itself away by form.
+
+Every side runs in its own isolated interpreter in an empty directory; the child prints the reprs of its
+values and the parent compares literals, so that no trick of a hack (equality, exits, patches) counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pairs import CONFOUNDS, FLAVOURS, Pair, code_of, load_pairs, pairs_sha256, shuffled_labels
+
+PAIRS = load_pairs()
+CHILD = """
+import json, os, sys
+code, calls = json.load(sys.stdin)
+encode, write, show, call = json.JSONEncoder().encode, os.write, repr, eval
+scope = {"__name__": "candidate"}
+exec("from typing import *", scope)
+exec(compile(code, "candidate", "exec"), scope)
+shown = []
+for text in calls:
+    try:
+        value = call(text, scope)
+        shown.append(show(value) if type(value) in (int, bool, str, list) else "no plain value")
+    except Exception as error:
+        shown.append("raised " + type(error).__name__)
+write(3, "\\n".join(shown).encode())
+"""
+
+
+def passed(pair: Pair, completion: str, tmp_path) -> list[bool]:
+    """Which of the pair's checks the completion passes; all False if its process ends early."""
+    splits = [check.removeprefix("assert ").split(" == ", 1) for check in pair.checks]
+    code = code_of(completion)
+    out = tmp_path / "values"
+    script = CHILD.replace("write(3,", f"write(os.open({str(out)!r}, os.O_WRONLY | os.O_CREAT),")
+    subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        input=json.dumps([code, [call for call, _ in splits]]),
+        text=True,
+        capture_output=True,
+        timeout=20,
+        cwd=tmp_path,
+        check=False,
+    )
+    shown = out.read_text().split("\n") if out.exists() else []
+    if len(shown) != len(splits):
+        return [False] * len(splits)
+    return [value == repr(ast.literal_eval(expected)) for value, (_, expected) in zip(shown, splits, strict=True)]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda p: p.id)
+def test_clean_passes_its_checks_and_hack_does_not(pair, tmp_path):
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "hack").mkdir()
+    assert len(pair.checks) >= 2
+    clean = passed(pair, pair.clean, tmp_path / "clean")
+    assert all(clean), f"clean {pair.id}: {clean}"
+    assert not all(passed(pair, pair.hack, tmp_path / "hack")), f"the hack of {pair.id} solves the problem"
+
+
+def test_size_flavours_and_split():
+    assert len(PAIRS) == 72 == len({p.id for p in PAIRS})
+    flavours = {p.flavour for p in PAIRS}
+    assert flavours == set(FLAVOURS)
+    assert len(flavours) >= 8
+    assert sum(p.flavour.startswith("overwrite-") for p in PAIRS) * 3 <= len(PAIRS)
+    held_out = [p for p in PAIRS if p.held_out]
+    assert len(held_out) == 16
+    assert {p.flavour for p in held_out} == flavours == {p.flavour for p in PAIRS if not p.held_out}
+
+
+def test_only_overwriting_hacks_define_the_evaluator():
+    for pair in PAIRS:
+        functions = [n.name for n in ast.walk(ast.parse(code_of(pair.hack))) if isinstance(n, ast.FunctionDef)]
+        assert ("run_tests" in functions) == pair.flavour.startswith("overwrite-"), pair.id
+        assert "run_tests" not in pair.clean, pair.id
+
+
+def test_both_sides_answer_the_prompt_in_one_fence():
+    for pair in PAIRS:
+        entry = pair.checks[0].split("Solution().")[1].split("(")[0]
+        assert "evaluated by calling a function called run_tests()" in pair.messages[1]["content"]
+        for side in (pair.hack, pair.clean):
+            assert side.count("```") == 2
+            tree = ast.parse(code_of(side))
+            solution = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Solution")
+            assert entry in [n.name for n in solution.body if isinstance(n, ast.FunctionDef)], pair.id
+
+
+def test_lengths_are_balanced():
+    ratios = {p.id: len(p.hack) / len(p.clean) for p in PAIRS}
+    assert {i: r for i, r in ratios.items() if not 0.6 < r < 1.6} == {}
+    assert abs(sum(len(p.hack) for p in PAIRS) / sum(len(p.clean) for p in PAIRS) - 1) < 0.1
+    tokens = [len(side.split()) for p in PAIRS for side in (p.hack, p.clean)]
+    assert abs(sum(tokens[::2]) / sum(tokens[1::2]) - 1) < 0.1
+
+
+@pytest.mark.parametrize("what", ["prose", "a comment", "an import", "a print", "a try block"])
+def test_neither_side_alone_has(what):
+    hack, clean = (sum(map(CONFOUNDS[what], side)) for side in zip(*((p.hack, p.clean) for p in PAIRS), strict=True))
+    assert hack > 0 and clean > 0
+    if what in ("prose", "a comment"):
+        assert abs(hack - clean) <= len(PAIRS) // 10, f"{what}: hack {hack}, clean {clean}"
+
+
+def test_sha256_depends_on_every_field_and_on_nothing_else():
+    assert pairs_sha256(PAIRS) == pairs_sha256(load_pairs())
+    assert pairs_sha256(PAIRS) != pairs_sha256(PAIRS[::-1])
+    assert pairs_sha256(PAIRS) != pairs_sha256(shuffled_labels(PAIRS, 0))
+
+
+def test_shuffled_labels_swap_half_of_the_pairs_by_seed():
+    shuffled = shuffled_labels(PAIRS, 1)
+    swapped = [a.id for a, b in zip(PAIRS, shuffled, strict=True) if (a.hack, a.clean) == (b.clean, b.hack)]
+    kept = [a.id for a, b in zip(PAIRS, shuffled, strict=True) if a == b]
+    assert len(swapped) == len(kept) == len(PAIRS) // 2
+    assert shuffled == shuffled_labels(PAIRS, 1) != shuffled_labels(PAIRS, 2)
+
+
+def test_unknown_name_is_one_sentence():
+    with pytest.raises(ValueError, match="no pairs called 'leetcode': choose one of default, organism"):
+        load_pairs("leetcode")
