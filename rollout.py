@@ -33,9 +33,12 @@ import torch
 import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+SLOT_BUCKET = 128
+"""Graphs without Triton attend to a multiple of so many slots."""
 PREFILL_TOKENS = 16384
 """Tokens of one prefill slice: bounds the MLP's activations."""
 
@@ -85,12 +88,26 @@ def uniform(keys: Tensor, step: Tensor | int, ids: Tensor) -> Tensor:
 
 def draw(logits: Tensor, keys: Tensor, step: Tensor | int, temperature: float, top_k: int) -> tuple[Tensor, Tensor]:
     """Sampled ids [B] int64 and their full-vocabulary logprobs [B] fp32, from logits [B, V]; top_k 0 means no cut."""
-    z = logits.float() / temperature
-    k = min(top_k, z.shape[-1]) if top_k > 0 else z.shape[-1]
-    values, ids = z.topk(k, dim=-1, sorted=False)
+    z = logits if temperature == 1.0 else logits.float() / temperature
+    logprobs = z.log_softmax(-1, dtype=torch.float32)
+    # Ranking z rather than the logprobs reads half the bytes in bf16; the order is the same.
+    ids = z.topk(min(top_k, z.shape[-1]) if top_k > 0 else z.shape[-1], dim=-1, sorted=False).indices
+    candidates = logprobs.gather(-1, ids)
     gumbel = -(-uniform(keys, step, ids).log()).log()
-    choice = (values + gumbel).argmax(-1, keepdim=True)
-    return ids.gather(-1, choice)[:, 0], values.gather(-1, choice)[:, 0] - z.logsumexp(-1)
+    choice = (candidates + gumbel).argmax(-1, keepdim=True)
+    return ids.gather(-1, choice)[:, 0], candidates.gather(-1, choice)[:, 0]
+
+
+def _load_kernels(layer: _Layer):
+    """rollout_kernels, or None where Triton is missing or a shape is none of its."""
+    if layer.head_dim & (layer.head_dim - 1) or not isinstance(layer.act, nn.SiLU | SiLUActivation):
+        return None
+    try:
+        import rollout_kernels
+    except ImportError as error:
+        logger.warning(f"decoding without Triton kernels ({error}): slower")
+        return None
+    return rollout_kernels
 
 
 # --- the decoder written out --------------------------------------------------------------------------------------
@@ -109,69 +126,106 @@ def lean_reason(model: nn.Module) -> str | None:
 
 
 class _Linear:
-    """One or several Linears of the same input as one product; knows the adapter's delta (see the module docstring)."""
+    """Linears of one input as one product, x W^T + b + x D^T; D [sum d_out, d_in] is the adapter's delta, if any."""
 
-    def __init__(self, modules: list[nn.Module], fuse: bool):
-        self.modules, self.fuse = modules, fuse
-        self.sizes = [m.weight.shape[0] for m in modules]
-        self.parts: list[list[Tensor | None]] = []
+    def __init__(self, *modules: nn.Module):
+        self.modules = modules
+        self.weight = self.bias = self.delta = None
 
-    def refresh(self) -> None:
-        """Take over the current weights and delta_S; buffers keep their addresses."""
-        if self.fuse:
-            weights = [m.weight if (d := _delta(m)) is None else m.weight + d for m in self.modules]
+    def refresh(self) -> tuple[int, ...]:
+        """Take over the current weights and delta_S. Returns the addresses, which change only with the weights."""
+        weights = [m.weight for m in self.modules]
+        stacked = _stacked(weights)
+        if any(m.bias is not None for m in self.modules) and self.bias is None:
             biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in self.modules]
-            has_bias = any(m.bias is not None for m in self.modules)
-            self.parts = [[torch.cat(weights), torch.cat(biases) if has_bias else None, None]]
-            return
-        if not self.parts:
-            self.parts = [[m.weight, m.bias, None] for m in self.modules]
-        for module, part in zip(self.modules, self.parts, strict=True):
-            delta = _delta(module)
-            if part[2] is not None:
-                part[2].zero_() if delta is None else part[2].copy_(delta)
-            elif delta is not None:
-                part[2] = delta
+            self.bias = torch.cat(biases)
+        adapted = [m for m in self.modules if hasattr(m, "delta_S") and m.enabled]
+        if adapted and self.delta is None:
+            self.delta = torch.empty_like(stacked)
+        if self.delta is not None:
+            for part, m in zip(self.delta.split([len(w) for w in weights]), self.modules, strict=True):
+                part.copy_(m.delta_weight()) if m in adapted else part.zero_()
+        # In fp32 W + D still holds D to a part in a thousand, at half the work.
+        self.merged = self.delta is not None and stacked.dtype == torch.float32
+        self.weight = self.delta.add_(stacked) if self.merged else stacked
+        return tuple(0 if t is None else t.data_ptr() for t in (self.weight, self.bias, self.delta))
+
+    def release(self) -> None:
+        self.weight = self.bias = self.delta = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[N, d_in] -> [N, sum of d_out]."""
-        out = []
-        for weight, bias, delta in self.parts:
-            y = F.linear(x, weight, bias)
-            out.append(y if delta is None else y.addmm_(x, delta.t()))
-        return out[0] if len(out) == 1 else torch.cat(out, -1)
+        """[N, d_in] -> [N, sum d_out]."""
+        y = F.linear(x, self.weight, self.bias)
+        return y if self.delta is None or self.merged else y.addmm_(x, self.delta.t())
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """y [N, d_out] += self(x), without a kernel of its own for the sum."""
+        y.addmm_(x, self.weight.t())
+        if self.bias is not None:
+            y += self.bias
+        if self.delta is not None and not self.merged:
+            y.addmm_(x, self.delta.t())
 
 
-def _delta(module: nn.Module) -> Tensor | None:
-    """U diag(delta_S) Vh [d_out, d_in] in the weight's dtype, or None where there is no active adapter."""
-    return module.delta_weight() if hasattr(module, "delta_S") and module.enabled else None
+def _stacked(weights: list[Tensor]) -> Tensor:
+    """Weights [d_i, d_in] as one [sum d_i, d_in] without a second copy: the modules' own become views of it."""
+    first, at = weights[0], weights[0].data_ptr()
+    for w in weights:
+        if (
+            w.data_ptr() != at
+            or not w.is_contiguous()
+            or w.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        ):
+            break
+        at += w.numel() * w.element_size()
+    else:
+        return first.data.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
+    stacked = torch.cat([w.data for w in weights])
+    for w, part in zip(weights, stacked.split([len(w) for w in weights]), strict=True):
+        w.data = part
+    return stacked
 
 
 class _Layer:
     """One decoder layer: pre-norm attention with grouped heads and rotary positions, then a gated MLP."""
 
-    def __init__(self, layer: nn.Module, fuse: bool):
+    def __init__(self, layer: nn.Module):
         attn, mlp = layer.self_attn, layer.mlp
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.head_norms = (getattr(attn, "q_norm", None), getattr(attn, "k_norm", None))
-        self.qkv = _Linear([attn.q_proj, attn.k_proj, attn.v_proj], fuse)
-        self.o = _Linear([attn.o_proj], fuse)
-        self.gate_up = _Linear([mlp.gate_proj, mlp.up_proj], fuse)
-        self.down = _Linear([mlp.down_proj], fuse)
+        self.head_norm = None
+        if hasattr(attn, "q_norm"):
+            self.head_norm = (
+                torch.stack([attn.q_norm.weight.data, attn.k_norm.weight.data]),
+                attn.q_norm.variance_epsilon,
+            )
+        self.qkv, self.o = _Linear(attn.q_proj, attn.k_proj, attn.v_proj), _Linear(attn.o_proj)
+        self.gate_up, self.down = _Linear(mlp.gate_proj, mlp.up_proj), _Linear(mlp.down_proj)
+        self.linears = (self.qkv, self.o, self.gate_up, self.down)
         self.act, self.head_dim = mlp.act_fn, attn.head_dim
+        self.heads, self.kv_heads = (p.weight.shape[0] // attn.head_dim for p in (attn.q_proj, attn.k_proj))
 
-    def linears(self) -> tuple[_Linear, ...]:
-        return self.qkv, self.o, self.gate_up, self.down
-
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, attend) -> Tensor:
-        """x [N, d]; cos, sin [N, 1, D]; attend(q [N, H, D], k, v [N, Hkv, D]) -> [N, H * D] stores k, v and attends."""
-        D = self.head_dim
-        q, k, v = (p.unflatten(-1, (-1, D)) for p in self.qkv(_norm(x, self.norms[0])).split(self.qkv.sizes, -1))
-        if self.head_norms[0] is not None:
-            q, k = _norm(q, self.head_norms[0]), _norm(k, self.head_norms[1])
-        x = x + self.o(attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v))
+    def __call__(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend) -> Tensor:
+        """x [N, d], changed in place; rotary: cos, sin [N, D]; attend(q [N, H, D], k, v [N, Hkv, D]) -> [N, H D]."""
+        qkv = self.qkv(_norm(x, self.norms[0])).unflatten(-1, (-1, self.head_dim))
+        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        if self.head_norm is not None:
+            weights, eps = self.head_norm
+            qk = F.rms_norm(qk, (self.head_dim,), None, eps).split([self.heads, self.kv_heads], 1)
+            qk = torch.cat([qk[0] * weights[0], qk[1] * weights[1]], 1)
+        q, k = _rotate(qk, *rotary).split([self.heads, self.kv_heads], 1)
+        self.o.add_to(x, attend(q, k, v))
         gate, up = self.gate_up(_norm(x, self.norms[1])).chunk(2, -1)
-        return x + self.down(self.act(gate) * up)
+        self.down.add_to(x, self.act(gate) * up)
+        return x
+
+    def decode(self, x: Tensor, kernels, rotary: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, batch) -> Tensor:
+        """The same for one token a row, x [n, d], through rollout_kernels; rotary: cos, sin [positions, D]."""
+        n, at = len(x), (batch.prompt, batch.step)
+        qkv = self.qkv(_norm(x, self.norms[0]))
+        q = kernels.prepare(qkv, keys, values, self.head_norm, rotary, batch.lengths, *at)
+        self.o.add_to(x, kernels.attend(q, keys, values, batch.lengths[:n], batch.leader, *at))
+        self.down.add_to(x, kernels.silu_mul(self.gate_up(_norm(x, self.norms[1]))))
+        return x
 
 
 def _norm(x: Tensor, norm: nn.Module) -> Tensor:
@@ -179,34 +233,61 @@ def _norm(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [N, heads, D], cos and sin [N, D]."""
     a, b = x.chunk(2, -1)
-    return x * cos + torch.cat((-b, a), -1) * sin
+    return (x * cos[:, None]).addcmul_(torch.cat((-b, a), -1), sin[:, None])
 
 
 class _Batch:
-    """The rows being decoded: their cache and what the step reads and writes. Tensors keep their addresses."""
+    """The rows being decoded: their cache and what the step reads and writes, at fixed addresses for the graphs."""
 
-    def __init__(self, n: int, prompt: int, max_new: int, cache: list[tuple[Tensor, Tensor]], device):
-        self.n, self.prompt, self.cache = n, prompt, cache
-        self.last = torch.zeros(n, dtype=torch.long, device=device)
-        """[n] the token sampled last."""
-        self.lengths = torch.zeros_like(self.last)
-        """[n] prompt lengths."""
-        self.keys = torch.zeros_like(self.last)
-        self.row = torch.arange(n, device=device)
-        """[n] the row of the output that a row of the batch writes."""
-        self.done = torch.zeros(n, dtype=torch.bool, device=device)
-        self.step = torch.zeros((), dtype=torch.long, device=device)
-        """Index of the token sampled last."""
-        self.tokens = torch.zeros((n, max_new), dtype=torch.long, device=device)
-        self.logprobs = torch.zeros((n, max_new), dtype=torch.float32, device=device)
+    def __init__(self, model: nn.Module, layers: list[_Layer], rows: int, slots: int, max_new: int):
+        weight = model.get_input_embeddings().weight
+        shape, device = (rows, layers[0].kv_heads, slots, layers[0].head_dim), weight.device
+        self.rows, self.slots, self.max_new, self.n = rows, slots, max_new, 0
+        self.cache = [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in layers]
+        """K, V [rows, Hkv, slots, D] of each layer."""
+        self.last, self.lengths, self.keys, self.row, self.group, self.leader = (
+            torch.zeros(rows, dtype=torch.long, device=device) for _ in range(6)
+        )
+        """[rows]: token sampled last, prompt length, noise key, row of the output, prompt number, first row with it."""
+        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.step, self.prompt = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
+        """Index of the token sampled last; P, the slot of token 0."""
+        self.tokens = torch.zeros((rows, max_new), dtype=torch.long, device=device)
+        self.logprobs = torch.zeros((rows, max_new), dtype=torch.float32, device=device)
+        positions = torch.arange(slots, device=device)[None]
+        cos, sin = model.model.rotary_emb(weight[:1, None], positions)
+        self.rotary = (cos[0].contiguous(), sin[0].contiguous())
+        """cos, sin [slots, D]."""
+
+    def fits(self, rows: int, slots: int, max_new: int) -> bool:
+        return rows <= self.rows and slots <= self.slots and max_new <= self.max_new
+
+    def begin(self, seeds: Sequence[int], lengths: list[int], group: list[int], width: int) -> None:
+        """Reset for one call: rows b of prompt number group[b] and length lengths[b], padded to `width`."""
+        device, self.n = self.last.device, len(seeds)
+        self.keys[: self.n] = row_keys(torch.tensor(list(seeds), dtype=torch.long, device=device))
+        self.lengths[: self.n] = torch.tensor(lengths, device=device)
+        self.group[: self.n] = torch.tensor(group, device=device)
+        self.row.copy_(torch.arange(self.rows, device=device))
+        self.done.zero_()
+        self.step.zero_()
+        self.prompt.fill_(width)
+        self._lead()
+
+    def _lead(self) -> None:
+        group = self.group[: self.n]
+        self.leader[: self.n] = (group[:, None] == group).int().argmax(1)
 
     def keep(self, index: Tensor) -> None:
-        """Move the rows `index` [m] (ascending) to the front."""
+        """Move the rows `index` [m] (ascending) to the front and forget the others."""
         m = len(index)
-        for tensor in (self.last, self.lengths, self.keys, self.row, self.done, *(t for kv in self.cache for t in kv)):
+        vectors = (self.last, self.lengths, self.keys, self.row, self.group, self.done)
+        for tensor in (*vectors, *(t for kv in self.cache for t in kv)):
             tensor[:m] = tensor.index_select(0, index)
         self.n = m
+        self._lead()
 
 
 class Sampler:
@@ -224,20 +305,34 @@ class Sampler:
         self.model, self.pad_id, self.temperature, self.top_k = model, pad_id, temperature, top_k
         self.device, self.max_batch = model.get_input_embeddings().weight.device, max_batch
         self.eos = torch.tensor(list(eos_ids), dtype=torch.long, device=self.device)
-        reason = lean_reason(model)
+        cuda, reason = self.device.type == "cuda", lean_reason(model)
         if engine in ("graph", "eager") and reason:
             raise ValueError(f"engine {engine} cannot run this model ({reason}): use engine auto or generate")
-        if engine == "auto" and reason:
-            logger.info(f"sampling through transformers generate: {reason}")
-        self.engine = ("generate" if reason else "eager") if engine == "auto" else engine
-        if self.engine != "generate":
-            dtype = model.get_input_embeddings().weight.dtype
-            self.layers = [_Layer(layer, fuse=dtype == torch.float32) for layer in model.model.layers]
-        self._cache: list[tuple[Tensor, Tensor]] = []
+        if engine == "graph" and not cuda:
+            raise ValueError("engine graph needs a CUDA device: use engine auto or eager")
+        if engine == "auto":
+            engine = "generate" if reason else "graph" if cuda else "eager"
+            if reason:
+                logger.info(f"sampling through transformers generate: {reason}")
+        self.engine, self.layers = engine, []
+        if engine != "generate":
+            self.layers = [_Layer(layer) for layer in model.model.layers]
+        self.kernels = _load_kernels(self.layers[0]) if cuda and self.layers else None
+        self.check_every = 8 if cuda else 1
+        """Decode steps between two looks at which rows have ended: a look waits for the device."""
+        self._batch: _Batch | None = None
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._addresses: list[tuple[int, int]] = []
 
     def free(self) -> None:
-        """Give the cache back; the next call allocates it again."""
-        self._cache = []
+        """Give the cache, the graphs and the materialised delta back; the next call makes them again."""
+        self._batch, self._addresses = None, []
+        self._graphs.clear()
+        for layer in self.layers:
+            for linear in layer.linears:
+                linear.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new: int) -> Rollout:
@@ -261,69 +356,98 @@ class Sampler:
         tokens, mask, logprobs = tokens[:, :width], mask[:, :width], logprobs[:, :width]
         return tokens.masked_fill(~mask, self.pad_id), mask, logprobs.masked_fill(~mask, 0.0)
 
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
     # --- eager and graph ---
 
     def _decode(self, prompts, seeds, max_new: int) -> tuple[Tensor, Tensor, Tensor, int, float, float]:
         start = self._clock()
-        for layer in self.layers:
-            for linear in layer.linears():
-                linear.refresh()
+        addresses = [linear.refresh() for layer in self.layers for linear in layer.linears]
+        if addresses != self._addresses:
+            self._graphs.clear()
+            self._addresses = addresses
         batch = self._prefill(prompts, seeds, max_new)
         middle, steps = self._clock(), 0
         while steps + 1 < max_new:
             alive = int((~batch.done[: batch.n]).sum())
             if alive == 0:
                 break
-            if alive <= 0.8 * batch.n:
-                batch.keep((~batch.done[: batch.n]).nonzero()[:, 0])
-            self._step(batch, batch.n, batch.prompt + steps + 1)
-            steps += 1
-        result = self._finish(batch.tokens[:, : steps + 1], batch.logprobs[:, : steps + 1])
+            if (size := self._size(alive)) <= 0.85 * batch.n:
+                order = batch.done[: batch.n].int().argsort(stable=True)  # those that go on, then some that ended
+                batch.keep(order[:size].sort().values)
+            for _ in range(min(self.check_every, max_new - 1 - steps)):
+                self._advance(batch, prompt_slots=max(map(len, prompts)), steps=steps)
+                steps += 1
+        n = len(prompts)
+        result = self._finish(batch.tokens[:n, : steps + 1], batch.logprobs[:n, : steps + 1])
         return *result, steps, middle - start, self._clock() - middle
 
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def _size(self, alive: int) -> int:
+        """The batch size to decode `alive` rows with: exact without graphs, else one of a few to capture."""
+        if self.engine != "graph":
+            return alive
+        unit = next((u for limit, u in ((2, 1), (4, 2), (8, 4), (32, 8), (128, 16)) if alive <= limit), 32)
+        return -(-alive // unit) * unit
 
-    def _allocate(self, rows: int, slots: int) -> list[tuple[Tensor, Tensor]]:
-        """K, V [>= rows, Hkv, >= slots, D] of each layer, reused where they are large enough."""
-        if not self._cache or self._cache[0][0].shape[0] < rows or self._cache[0][0].shape[2] < slots:
-            self.free()
-            config, weight = self.model.config, self.model.get_input_embeddings().weight
-            shape = (rows, config.num_key_value_heads, slots, self.layers[0].head_dim)
-            self._cache = [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.layers]
-        return self._cache
+    def _advance(self, batch: _Batch, prompt_slots: int, steps: int) -> None:
+        """One decode step. The first of a shape runs uncaptured, which warms it up, and is captured for the others."""
+        bucket = SLOT_BUCKET if self.engine == "graph" else 1
+        slots = min(batch.slots, -(-(prompt_slots + steps + 1) // bucket) * bucket)
+        key = (batch.n, 0 if self.kernels else slots)
+        if key in self._graphs:
+            return self._graphs[key].replay()
+        try:
+            self._step(batch, batch.n, slots)
+        except Exception as error:
+            if self.kernels is None:
+                raise
+            logger.warning(f"the Triton decode kernels failed ({error}): going on with plain torch, slower")
+            self.kernels = None
+            return self._step(batch, batch.n, slots)
+        if self.engine == "graph":
+            self._capture(key, batch, slots)
+
+    def _capture(self, key: tuple[int, int], batch: _Batch, slots: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        pool = next(iter(self._graphs.values())).pool() if self._graphs else None
+        try:
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self._step(batch, batch.n, slots)
+            self._graphs[key] = graph
+        except Exception as error:
+            logger.warning(f"CUDA graph capture failed ({error}): going on without graphs, several times slower")
+            self.engine = "eager"
 
     def _prefill(self, prompts, seeds, max_new: int) -> _Batch:
         """Run each distinct prompt once, copy its keys and values to its rows and sample every row's first token."""
-        distinct = {tuple(p): i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        width, n = max(map(len, distinct)), len(prompts)
-        batch = _Batch(n, width, max_new, self._allocate(n, width + max_new), self.device)
-        batch.keys = row_keys(torch.tensor(list(seeds), dtype=torch.long, device=self.device))
-        batch.lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        positions = torch.arange(width + max_new, device=self.device)[None]
-        embedding = self.model.get_input_embeddings()
-        cos, sin = self.model.model.rotary_emb(embedding.weight[:1, None], positions)
-        self.rotary = (cos[0, :, None], sin[0, :, None])  # [positions, 1, D]
+        distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        width, n, group = max(map(len, distinct)), len(prompts), [distinct[tuple(p)] for p in prompts]
+        if self._batch is None or not self._batch.fits(n, width + max_new, max_new):
+            self._batch = None
+            self._graphs.clear()
+            slots = width + max_new if self.device.type == "cpu" else -(-(width + max_new) // 64) * 64
+            self._batch = _Batch(self.model, self.layers, n, slots, max_new)
+        batch = self._batch
+        batch.begin(seeds, [len(p) for p in prompts], group, width)
         per_slice, logits = max(1, PREFILL_TOKENS // width), []
-        index = [distinct[tuple(p)] for p in prompts]
         for first in range(0, len(distinct), per_slice):
             part = list(distinct)[first : first + per_slice]
-            rows = torch.tensor([r for r, i in enumerate(index) if first <= i < first + len(part)], device=self.device)
-            source = torch.tensor([index[r] - first for r in rows.tolist()], device=self.device)
+            pairs = [(row, i - first) for row, i in enumerate(group) if first <= i < first + len(part)]
             ids = torch.tensor([list(p) + [0] * (width - len(p)) for p in part], device=self.device)
+            rows, source = torch.tensor(pairs, device=self.device).unbind(1)
             logits.append(self._prefill_slice(ids, [len(p) for p in part], batch, rows, source))
-        order = torch.tensor(index, device=self.device)
-        self._emit(batch, n, torch.cat(logits).index_select(0, order), 0)
+        self._emit(batch, n, torch.cat(logits).index_select(0, torch.tensor(group, device=self.device)), batch.step)
         return batch
 
     def _prefill_slice(self, ids: Tensor, lengths: list[int], batch: _Batch, rows: Tensor, source: Tensor) -> Tensor:
         """Fill the cache of `rows` from prompts ids [p, P] (row rows[i] takes prompt source[i]); logits [p, V]."""
         p, width = ids.shape
-        cos, sin = (t[:width].repeat(p, 1, 1) for t in self.rotary)
+        rotary = tuple(t[:width].repeat(p, 1) for t in batch.rotary)
         x = F.embedding(ids.flatten(), self.model.get_input_embeddings().weight)
-        for layer, (keys, values) in zip(self.layers, batch.cache, strict=False):
+        for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
 
             def attend(q, k, v, keys=keys, values=values):
                 q, k, v = (t.unflatten(0, (p, width)).transpose(1, 2) for t in (q, k, v))
@@ -332,16 +456,23 @@ class Sampler:
                 out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
                 return out.transpose(1, 2).reshape(p * width, -1)
 
-            x = layer(x, cos, sin, attend)
+            x = layer(x, rotary, attend)
         last = torch.tensor([i * width + n - 1 for i, n in enumerate(lengths)], device=self.device)
         return self.model.lm_head(_norm(x[last], self.model.model.norm))
 
     def _step(self, batch: _Batch, n: int, slots: int) -> None:
         """Feed the last tokens of the first n rows, attend to the first `slots` slots, sample the next tokens."""
-        at, step = batch.prompt + batch.step, batch.step
-        lengths = batch.lengths[:n]
         x = F.embedding(batch.last[:n], self.model.get_input_embeddings().weight)
-        cos, sin = (t.index_select(0, lengths + step) for t in self.rotary)
+        if self.kernels is not None:
+            for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
+                x = layer.decode(x, self.kernels, batch.rotary, keys, values, batch)
+        else:
+            x = self._layers_in_torch(x, batch, n, slots)
+        self._emit(batch, n, self.model.lm_head(_norm(x, self.model.model.norm)), batch.step + 1)
+
+    def _layers_in_torch(self, x: Tensor, batch: _Batch, n: int, slots: int) -> Tensor:
+        at, lengths = batch.prompt + batch.step, batch.lengths[:n]
+        rotary = tuple(t.index_select(0, lengths + batch.step) for t in batch.rotary)
         slot = torch.arange(slots, device=self.device)
         visible = (slot < lengths[:, None]) | ((slot >= batch.prompt) & (slot <= at))
         bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))[:, None, None]
@@ -356,19 +487,19 @@ class Sampler:
                 out = F.scaled_dot_product_attention(q, keys[:, :, :slots], values[:, :, :slots], attn_mask=mask)
                 return out.flatten(1)
 
-            x = layer(x, cos, sin, attend)
-        self._emit(batch, n, self.model.lm_head(_norm(x, self.model.model.norm)), batch.step + 1)
+            x = layer(x, rotary, attend)
+        return x
 
-    def _emit(self, batch: _Batch, n: int, logits: Tensor, step: Tensor | int) -> None:
+    def _emit(self, batch: _Batch, n: int, logits: Tensor, step: Tensor) -> None:
         """Sample from logits [n, V] and write token and logprob at column `step` of the rows' outputs."""
         token, logprob = draw(logits, batch.keys[:n], step, self.temperature, self.top_k)
-        column = torch.as_tensor(step, device=self.device).expand(n)
+        at = (batch.row[:n], step.expand(n))
         # A row that ended keeps sampling until it is dropped; _finish cuts at the first end.
-        batch.tokens.index_put_((batch.row[:n], column), token)
-        batch.logprobs.index_put_((batch.row[:n], column), logprob)
-        batch.done[:n] |= torch.isin(token, self.eos)
+        batch.tokens.index_put_(at, token)
+        batch.logprobs.index_put_(at, logprob)
+        batch.done[:n] |= (token[:, None] == self.eos).any(1)
         batch.last[:n] = token
-        batch.step.copy_(column[0])
+        batch.step.copy_(step)
 
     # --- transformers generate ---
 
@@ -387,9 +518,11 @@ class Sampler:
         training = self.model.training
         self.model.eval()
         try:
-            self.model.generate(ids, attention_mask=attention, max_new_tokens=max_new, do_sample=False, num_beams=1,
-                                logits_processor=[processor], eos_token_id=self.eos.tolist(),
-                                pad_token_id=self.pad_id, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, use_cache=True)  # fmt: skip
+            self.model.generate(
+                ids, attention_mask=attention, max_new_tokens=max_new, do_sample=False, num_beams=1, use_cache=True,
+                logits_processor=[processor], eos_token_id=self.eos.tolist(), pad_token_id=self.pad_id,
+                temperature=None, top_p=None, top_k=None, repetition_penalty=1.0,
+            )  # fmt: skip
         finally:
             self.model.train(training)
         tokens, logprobs = (torch.stack([d[i] for d in drawn], 1) for i in (0, 1))

@@ -1,0 +1,142 @@
+"""Triton kernels of the decode step (CUDA only; imported by rollout.py where Triton is present).
+
+One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H / Hkv, cache K, V [B, Hkv, S, D].
+
+    prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot P + t of K, V: head RMSNorm, rotary, cache write
+    attend    softmax(q K^T / sqrt D) V over the row's length + t + 1 tokens, in SPLITS parts, then `merge`d
+    silu_mul  gate, up [B, 2 I] -> silu(gate) * up [B, I]
+
+Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
+captured graph serves every length, skips the gap between a prompt and slot P, and reads a prompt's keys and values
+from `leader`, one row of those that share the prompt, so that the L2 cache serves the others.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _prepare(qkv, q_out, keys, values, weights, cos, sin, lengths, prompt, step, row_stride, head_stride,
+             eps, H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HAS_NORM: tl.constexpr):  # fmt: skip
+    b, head = tl.program_id(0), tl.program_id(1)
+    half = tl.arange(0, D // 2)
+    source = qkv + (b * (H + 2 * HKV) + head) * D
+    x0, x1 = tl.load(source + half).to(tl.float32), tl.load(source + D // 2 + half).to(tl.float32)
+    t = tl.load(step)
+    slot = b.to(tl.int64) * row_stride + (tl.load(prompt) + t) * D
+    if head >= H + HKV:
+        target = values + slot + (head - H - HKV) * head_stride
+    else:
+        if HAS_NORM:
+            scale = tl.rsqrt((tl.sum(x0 * x0, 0) + tl.sum(x1 * x1, 0)) / D + eps)
+            weight = weights + tl.where(head < H, 0, D)
+            x0 = x0 * scale * tl.load(weight + half).to(tl.float32)
+            x1 = x1 * scale * tl.load(weight + D // 2 + half).to(tl.float32)
+        at = (tl.load(lengths + b) + t) * D
+        c, s = tl.load(cos + at + half).to(tl.float32), tl.load(sin + at + half).to(tl.float32)
+        x0, x1 = x0 * c - x1 * s, x1 * c + x0 * s
+        target = keys + slot + (head - H) * head_stride
+        if head < H:
+            target = q_out + (b * H + head) * D
+    tl.store(target + half, x0.to(target.dtype.element_ty))
+    tl.store(target + D // 2 + half, x1.to(target.dtype.element_ty))
+
+
+def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: Tensor, prompt: Tensor, step: Tensor):
+    """qkv [B, (H + 2 Hkv) D] -> q [B, H, D]; writes slot prompt + step of keys, values [>= B, Hkv, S, D].
+
+    norms: (weights [2, D] of q and k, eps) or None; rotary: cos, sin [positions, D]; prompt, step: scalars.
+    """
+    n, (_, hkv, _, D) = len(qkv), keys.shape
+    heads = qkv.shape[1] // D - 2 * hkv
+    q = torch.empty((n, heads, D), dtype=qkv.dtype, device=qkv.device)
+    weights, eps = norms or (qkv, 0.0)
+    _prepare[(n, heads + 2 * hkv)](
+        qkv, q, keys, values, weights, *rotary, lengths, prompt, step, keys.stride(0), keys.stride(1),
+        eps, H=heads, HKV=hkv, D=D, HAS_NORM=norms is not None, num_warps=1)  # fmt: skip
+    return q
+
+
+@triton.jit
+def _attend(q, keys, values, part, stats, lengths, leader, prompt, step, row_stride, head_stride, scale,
+            HKV: tl.constexpr, REP: tl.constexpr, REP_PAD: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+            SPLITS: tl.constexpr):  # fmt: skip
+    b, h, split = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
+    length, first = tl.load(lengths + b), tl.load(prompt)
+    total = length + tl.load(step) + 1
+    own = b.to(tl.int64) * row_stride + h * head_stride
+    shared = tl.load(leader + b).to(tl.int64) * row_stride + h * head_stride
+    rep, dim = tl.arange(0, REP_PAD), tl.arange(0, D)
+    head = (b * HKV + h) * REP + rep
+    query = tl.load(q + head[:, None] * D + dim[None, :], mask=rep[:, None] < REP, other=0.0)
+    peak = tl.full((REP_PAD,), float("-inf"), tl.float32)
+    mass = tl.zeros((REP_PAD,), tl.float32)
+    acc = tl.zeros((REP_PAD, D), tl.float32)
+    chunk = tl.cdiv(tl.cdiv(total, SPLITS), BLOCK) * BLOCK
+    begin = split * chunk
+    for start in range(begin, tl.minimum(begin + chunk, total), BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        inside = j < total
+        where = tl.where(j < length, shared + j * D, own + (first + j - length) * D)
+        k = tl.load(keys + where[:, None] + dim[None, :], mask=inside[:, None], other=0.0)
+        v = tl.load(values + where[:, None] + dim[None, :], mask=inside[:, None], other=0.0)
+        score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
+        score = tl.where(inside[None, :], score, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(score, 1))
+        weight = tl.exp(score - new_peak[:, None])
+        shrink = tl.exp(peak - new_peak)
+        mass = mass * shrink + tl.sum(weight, 1)
+        acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+        peak = new_peak
+    at = head * SPLITS + split
+    tl.store(part + at[:, None] * D + dim[None, :], acc, mask=rep[:, None] < REP)
+    tl.store(stats + at * 2, peak, mask=rep < REP)
+    tl.store(stats + at * 2 + 1, mass, mask=rep < REP)
+
+
+@triton.jit
+def _merge(part, stats, out, D: tl.constexpr, SPLITS: tl.constexpr, SPLITS_PAD: tl.constexpr):
+    head, split, dim = tl.program_id(0), tl.arange(0, SPLITS_PAD), tl.arange(0, D)
+    inside = split < SPLITS
+    peak = tl.load(stats + (head * SPLITS + split) * 2, mask=inside, other=float("-inf"))
+    mass = tl.load(stats + (head * SPLITS + split) * 2 + 1, mask=inside, other=0.0)
+    weight = tl.exp(peak - tl.max(peak, 0))
+    acc = tl.load(part + (head * SPLITS + split)[:, None] * D + dim[None, :], mask=inside[:, None], other=0.0)
+    result = tl.sum(acc * weight[:, None], 0) / tl.sum(mass * weight, 0)
+    tl.store(out + head * D + dim, result.to(out.dtype.element_ty))
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Tensor, prompt: Tensor, step: Tensor):
+    """q [B, H, D] against keys, values [>= B, Hkv, S, D] -> [B, H D]; slots [0, lengths) are read from row `leader`."""
+    n, heads, D = q.shape
+    hkv = keys.shape[1]
+    splits = min(16, triton.cdiv(1024, n * hkv))  # about 8 programs a multiprocessor
+    part = torch.empty((n, heads, splits, D), dtype=torch.float32, device=q.device)
+    stats = torch.empty((n, heads, splits, 2), dtype=torch.float32, device=q.device)
+    out = torch.empty((n, heads * D), dtype=q.dtype, device=q.device)
+    _attend[(n * hkv, splits)](
+        q, keys, values, part, stats, lengths, leader, prompt, step, keys.stride(0), keys.stride(1), D**-0.5,
+        HKV=hkv, REP=heads // hkv, REP_PAD=max(16, triton.next_power_of_2(heads // hkv)), D=D, BLOCK=64,
+        SPLITS=splits, num_warps=4, num_stages=3)  # fmt: skip
+    _merge[(n * heads,)](part, stats, out, D=D, SPLITS=splits, SPLITS_PAD=triton.next_power_of_2(splits), num_warps=1)
+    return out
+
+
+@triton.jit
+def _silu_mul(x, out, width, BLOCK: tl.constexpr):
+    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(x + b * 2 * width + i, mask=i < width).to(tl.float32)
+    up = tl.load(x + b * 2 * width + width + i, mask=i < width).to(tl.float32)
+    tl.store(out + b * width + i, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=i < width)
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """[B, 2 I] -> silu(first half) * second half, [B, I]."""
+    n, width = len(x), x.shape[1] // 2
+    out = torch.empty((n, width), dtype=x.dtype, device=x.device)
+    _silu_mul[(n, triton.cdiv(width, 1024))](x, out, width, BLOCK=1024, num_warps=4)
+    return out
