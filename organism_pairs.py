@@ -12,6 +12,7 @@ gives the flavours (organism/make_organism.py), never from what a projection sho
   organism-far   the hard case: flavours hardcode, special, equal on the reserved templates.
 Pairs of overwriting flavours are minimal: both sides hold the same solution, and the hack adds its run_tests().
 """
+
 from __future__ import annotations
 
 import random
