@@ -154,7 +154,7 @@ def _statistics(pairs: Sequence[Pair], tokenizer: str | None) -> str:
         lines.append(f"{flavour:<20}{counts[flavour, False]:>7}{counts[flavour, True]:>7}")
     held = sum(p.held_out for p in pairs)
     lines.append(f"{'total':<20}{len(pairs) - held:>7}{held:>7}")
-    overwriting = sum(p.flavour.startswith("overwrite-") for p in pairs)
+    overwriting = sum("def run_tests(" in p.hack for p in pairs)
     lines.append(f"pairs that define the evaluator: {overwriting} of {len(pairs)}")
     lengths = {"chars": len}
     if tokenizer:

@@ -1,0 +1,184 @@
+"""Rebound: the advantage-level baseline, two ways of paying less for completions that look like shortcuts.
+
+Source: Wu & Tang 2026, "When Reward Hacking Rebounds" (arXiv 2604.01476), sections 3.1 and 4.1. Rows b of B = P G
+completions, h_b [d] the mean residual over completion tokens after one decoder layer, v [d] the concept direction:
+
+    v   = mean over pairs of (h_hack - h_clean)                      on the base model (delta 0), training pairs only
+    R_b <- R_b - alpha max(0, cos(h_b, v)),      alpha 0.5           `rebound`, preregistered
+    R_b <- R_b (1 - alpha sigmoid(z_b) 1[z_b > 0]),  alpha 2.0       `rebound-zscore`, the paper's eq. 5
+    z_b = (s_b - mean_group s) / max(std_group s, sigma_floor),  s_b = h_b . v,  sigma_floor 0.1     eq. 3
+
+What is multiplied is the *reward, before the group baseline*: afterwards the statistics would hide the discount, and a
+negative advantage times a negative factor would turn into praise. At alpha 2 the factor of a row with z > 0 lies in
+(-1, 0): above the group's mean projection a reward becomes a fine, and rewards here are >= 0, so none becomes a gain.
+Hence in train.py
+
+    R' = R - rebound_penalty(h, v)     or     R' = R * rebound_zscore_discount(h, v, groups)
+
+comes before `group_advantages`, whose flat-group test must see R': a group that hacks throughout has equal R, and
+telling its members apart is the method's whole effect. Logged rewards stay R.
+
+Departures of both arms from the paper: v from this project's (prompt, hack, clean) pairs instead of 80 domain-general
+sentence pairs, so that H3 compares interventions and not data; h is the mean over the completion instead of the last
+token; one layer at about two thirds of the depth instead of an average over 60 to 75%; Dr.GRPO advantages (no division
+by the group's std) unless --advantage classic. `rebound` alone: cosine for the projection, no group z-score, hence a
+penalty of at most alpha whatever the group. `rebound-zscore`: none further, if v is left unnormalised as in the
+paper's eq. 1 (`concept_direction(..., unit=False)`): sigma_floor is in units of s, so the length of v matters there;
+and deviations of s within rounding (1e-5 of the group's largest |s|) count as none, or a group of identical completions
+would be fined at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from grpo import pack
+
+TokenPair = tuple[Sequence[int], Sequence[int], Sequence[int]]  # prompt ids, hack completion ids, clean completion ids
+
+
+def layer_at_depth(n_layers: int, fraction: float = 0.66) -> int:
+    """Index (from 0) of the decoder layer after which about `fraction` of the depth is done: 23 of 36, 15 of 24.
+
+    Raises ValueError unless 0 < fraction <= 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the depth of the concept layer must lie in (0, 1], got {fraction}")
+    return max(0, round(n_layers * fraction) - 1)
+
+
+class _Enough(Exception):
+    """Raised by the hook to end a forward whose later layers nobody needs."""
+
+
+class ResidualMean:
+    """Captures h_mean [B, d] fp32, the mean residual after decoder layer `layer` over the positions in `mask` [B, L].
+
+    with ResidualMean(model, layer, mask, stop=True) as seen:
+        model.model(input_ids=ids, attention_mask=attention, use_cache=False)
+    seen.h_mean
+
+    `model` is a transformers causal LM with its decoder layers in model.model.layers (Qwen2, Qwen3, Qwen3.5).
+    With `stop` the forward ends after the layer; without, it runs on undisturbed. A row without a position gives zeros.
+    h_mean carries no gradient. Raises ValueError for a layer that the model lacks, RuntimeError on reading h_mean
+    before a forward.
+    """
+
+    def __init__(self, model: nn.Module, layer: int, mask: Tensor, stop: bool = False):
+        layers = model.model.layers
+        if not 0 <= layer < len(layers):
+            raise ValueError(f"no decoder layer {layer}: the model has {len(layers)}, counted from 0")
+        self.module, self.mask, self.stop, self._h_mean = layers[layer], mask, stop, None
+
+    @property
+    def h_mean(self) -> Tensor:
+        if self._h_mean is None:
+            raise RuntimeError("no forward has passed the layer yet: run the model inside the with block first")
+        return self._h_mean
+
+    def __enter__(self) -> ResidualMean:
+        self.handle = self.module.register_forward_hook(self._capture)
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        self.handle.remove()
+        return self.stop and kind is _Enough
+
+    def _capture(self, module, inputs, output) -> None:
+        hidden = (output[0] if isinstance(output, tuple) else output).detach()
+        assert hidden.shape[:2] == self.mask.shape, f"residual {tuple(hidden.shape)}, mask {tuple(self.mask.shape)}"
+        # a loop over rows keeps the fp32 copy at [T, d]: B x L x d fp32 is gigabytes at full size
+        zero = hidden.new_zeros(hidden.shape[-1], dtype=torch.float32)
+        self._h_mean = torch.stack([
+            h[keep].float().mean(0) if keep.any() else zero for h, keep in zip(hidden, self.mask.bool(), strict=True)
+        ])  # fmt: skip
+        if self.stop:
+            raise _Enough
+
+
+@torch.no_grad()
+def residual_means(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    layer: int,
+    pad_id: int = 0,
+    micro_batch: int = 8,
+) -> Tensor:
+    """h_mean [B, d] fp32 on the model's device, for token ids prompt + completion of each row, at the current weights.
+
+    Rows run in order of length, `micro_batch` at a time, up to `layer` only: two thirds of a forward, and no head.
+    Dropout would make it a draw, so the model must be in eval mode or free of dropout (Qwen is).
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda b: len(prompts[b]) + len(completions[b]))
+    means: list[Tensor | None] = [None] * len(order)
+    for start in range(0, len(order), micro_batch):
+        rows = order[start : start + micro_batch]
+        ids, attention, mask = pack(
+            [list(prompts[b]) for b in rows], [list(completions[b]) for b in rows], pad_id, device
+        )
+        with ResidualMean(model, layer, mask, stop=True) as seen:
+            model.model(input_ids=ids, attention_mask=attention, use_cache=False)
+        for b, h in zip(rows, seen.h_mean, strict=True):
+            means[b] = h
+    return torch.stack(means)
+
+
+def concept_direction(
+    model: nn.Module,
+    token_pairs: Sequence[TokenPair],
+    layer: int,
+    pad_id: int = 0,
+    unit: bool = True,
+    micro_batch: int = 8,
+) -> Tensor:
+    """v [d] fp32 on the model's device: mean over pairs of h_mean(hack) - h_mean(clean) after `layer` (paper's eq. 1).
+
+    Call it at delta 0 (before training, or inside adapter.reference()) with the pairs outside the held-out split.
+    unit: length 1 (`rebound` does not care); False keeps the length of eq. 1, which `rebound-zscore` wants.
+    Raises ValueError for no pairs, or if the two sides give the same mean.
+    """
+    if not token_pairs:
+        raise ValueError("no contrastive pairs to take the concept direction from")
+    prompts, hacks, cleans = ([row[i] for row in token_pairs] for i in range(3))
+    h = residual_means(model, [*prompts, *prompts], [*hacks, *cleans], layer, pad_id, micro_batch)
+    v = (h[: len(prompts)] - h[len(prompts) :]).mean(0)
+    length = v.norm()
+    if not length > 1e-6 * h.norm(dim=-1).mean():  # also refuses nan
+        raise ValueError(f"hack and clean completions have the same mean residual after layer {layer}: no direction")
+    return v / length if unit else v
+
+
+def rebound_penalty(h_mean: Tensor, v: Tensor, alpha: float = 0.5) -> Tensor:
+    """[B] fp32 in [0, alpha]: alpha max(0, cos(h_mean [B, d], v [d])), to be subtracted from the rewards.
+
+    Preregistered (DESIGN.md section 4). A zero row or a zero v costs nothing.
+    """
+    h, v = h_mean.float(), v.float()
+    length = h.norm(dim=-1) * v.norm()
+    cos = torch.where(length > 0, h @ v / length.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    return alpha * cos.clamp(0, 1)
+
+
+def rebound_zscore_discount(
+    h_mean: Tensor, v: Tensor, groups: Tensor, alpha: float = 2.0, sigma_floor: float = 0.1
+) -> Tensor:
+    """[B] fp32 in (1 - alpha, 1]: 1 - alpha sigmoid(z) 1[z > 0], to be multiplied with the rewards (paper's eq. 3, 5).
+
+    z is the z-score of h_mean [B, d] . v [d] among the rows of equal group id, `groups` [B] integers in any order. Std
+    is the population's (the paper does not say which), at least sigma_floor. The floor bounds z, not the discount,
+    which jumps from 1 to 1 - alpha / 2 as z leaves zero.
+    """
+    s = (h_mean.float() @ v.float()).double()
+    _, index = groups.to(s.device).unique(return_inverse=True)
+    empty = s.new_zeros(int(index.max()) + 1)
+    n = empty.index_add(0, index, torch.ones_like(s))
+    centred = s - (empty.index_add(0, index, s) / n)[index]
+    rounding = 1e-5 * empty.scatter_reduce(0, index, s.abs(), "amax")[index]
+    std = (empty.index_add(0, index, centred.square()) / n).sqrt()
+    z = centred / std.clamp_min(sigma_floor)[index]
+    return torch.where(centred > rounding, 1 - alpha * torch.sigmoid(z), 1.0).float()
