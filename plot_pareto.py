@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -111,6 +112,7 @@ COLUMNS = {
     "|g|*": "gnorm",
 }
 ALIASES = {"gnorm": "|g|*", "|g|": "|g|*", "cos": "mean cos*", "fired": "frac fired*", "dsafepass": "ΔSafePass"}
+NUMBER = re.compile(r"[+\-(]?\d")
 PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile")
 
 
@@ -204,7 +206,10 @@ def caption(used: list[V.Run], rows: list[dict]) -> str:
 
 
 def markdown_table(header: list[str], body: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+    """A pipe table; columns that hold numbers are set right."""
+    columns = zip(*body, strict=True) if body else [()] * len(header)
+    rule = ["---:" if any(NUMBER.match(c) for c in column) else "---" for column in columns]
+    lines = [header, rule, *body]
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
 
 
@@ -347,6 +352,7 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
 def save(fig, out: Path, name: str) -> None:
     """PNG and SVG without dates."""
     fig.savefig(out / f"{name}.png", dpi=200, metadata={"Software": None})
+    fig.set_layout_engine("none")
     fig.savefig(out / f"{name}.svg", metadata={"Date": None})
     plt.close(fig)
 
@@ -523,7 +529,8 @@ def plot_flavours(flavours: dict[str, dict[int, dict]], out: Path) -> bool:
         ax.set_title(arm, loc="left")
     for ax in axes[:, 0]:
         ax.set_ylabel("% of sample")
-    fig.supxlabel("training step", fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("training step")
     order = [*names, "rarer", "strict hacks"]
     legend_below(fig, axes, order.index, 5)
     save(fig, out, "flavours")
@@ -544,7 +551,6 @@ def draw_flavours(ax, by_step: dict[int, dict], names: list[str]) -> None:
         bottom += share
     hacks = [100 * sum(a["hack"].values()) / a["n"] for a in at]
     ax.plot(steps, hacks, color="black", marker="_", ms=9, lw=0, mew=1.6, label="strict hacks")
-    ax.set_ylim(bottom=0)
     ax.set_xticks(steps[:: max(1, -(-len(steps) // 5))])
 
 
@@ -621,21 +627,20 @@ RULES = {
 }
 
 
-def seed_table(c: dict) -> str:
-    """Per-seed figures of one paired comparison."""
+def seed_table(c: dict, budgets: bool) -> str:
+    """Per-seed figures of one paired comparison, with the drops at matched hack-rate budgets where asked."""
     arm, ref = c["arm"], c["reference"]
-    header = ["seed", f"hack % {arm}", f"hack % {ref}", "reduction", f"pass % {arm}", f"pass % {ref}", "drop",
-              f"drop at {arm}'s budget", f"drop at {ref}'s budget"]  # fmt: skip
-    keys = ("hack_arm", "hack_ref", "reduction", "pass_arm", "pass_ref", "drop")
-    body = []
-    for row in c["rows"]:
-        budgets = [
-            f"{row[k] + 0.0:.1f} ({who} at step {row[k + '_step']:g}{'' if row[k + '_within'] else ', never within'})"
-            for k, who in (("budget_arm", ref), ("budget_ref", arm))
-        ]
-        body.append([str(row["seed"]), *(f"{row[k] + 0.0:.1f}" for k in keys), *budgets])
-    body.append(["mean ± SEM", *(V.pm(c[k]) for k in (*keys, "budget_arm", "budget_ref"))])
-    return markdown_table(header, body)
+    header = ["seed", f"hack % {ref}", f"hack % {arm}", "reduction", f"pass % {ref}", f"pass % {arm}", "drop"]
+    keys = ["hack_ref", "hack_arm", "reduction", "pass_ref", "pass_arm", "drop"]
+    body = [[str(row["seed"]), *(f"{row[k] + 0.0:.1f}" for k in keys)] for row in c["rows"]]
+    if budgets:
+        header += [f"drop at {arm}'s budget", f"drop at {ref}'s budget"]
+        for line, row in zip(body, c["rows"], strict=True):
+            for key, who in (("budget_arm", ref), ("budget_ref", arm)):
+                within = "" if row[key + "_within"] else ", never within"
+                line.append(f"{row[key] + 0.0:.1f} ({who} at step {row[key + '_step']:g}{within})")
+        keys += ["budget_arm", "budget_ref"]
+    return markdown_table(header, [*body, ["mean ± SEM", *(V.pm(c[k]) for k in keys)]])
 
 
 def verdict_sections(verdicts: list[V.Verdict]) -> str:
@@ -648,7 +653,7 @@ def verdict_sections(verdicts: list[V.Verdict]) -> str:
             parts += [markdown_table(["seed", "step", "hack %"], body)] if body else []
         else:
             shown = [v.figures] if v.name == "H1" else [v.figures["rebound"], v.figures["rebound-zscore"]]
-            parts += [seed_table(c) for c in shown if c["n"]]
+            parts += [seed_table(c, v.name == "H1") for c in shown if c["n"]]
     return "\n\n".join(parts)
 
 
@@ -720,7 +725,8 @@ def run_list(runs: list[V.Run], used: list[V.Run], left_out: list[tuple[V.Run, s
 
 
 OWN_FIELDS = {"arm", "seed", "label", "out", "argv", "packages", "hardware", "git_commit", "git_diff_sha", "fresh",
-              "device", "workers", "pairs", "v_hack", "v_hack_sha256", "project", "refresh_every", "n_directions"}  # fmt: skip
+              "device", "workers", "pairs", "v_hack", "v_hack_sha256", "project", "refresh_every",
+              "n_directions"}  # fmt: skip
 
 
 def differing_fields(used: list[V.Run]) -> str:
@@ -748,17 +754,20 @@ def shown_path(text: str) -> str:
 
 
 def commands(cfg: Config, used: list[V.Run]) -> str:
-    """The command of this report, then one training command a run."""
-    words = ["python", "plot_pareto.py", *(shown_path(p) for p in cfg.runs)]
-    lines = [shlex.join(words)]
+    """The command of this report, then the training commands, those that differ by the seed alone as one."""
+    seeds: dict[str, list[int]] = {}
     for run in used:
         argv = run.config.get("argv")
         if isinstance(argv, list) and argv:
-            words = [Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])]
+            words = ["python", Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])]
         else:
-            words = ["train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)]
-        lines.append(shlex.join(["python", *words]))
-    return "```\n" + "\n".join(lines) + "\n```"
+            words = ["python", "train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)]
+        if "--seed" in words[:-1]:
+            words[words.index("--seed") + 1] = "$SEED"
+        seeds.setdefault(" ".join(w if w == "$SEED" else shlex.quote(w) for w in words), []).append(run.seed)
+    lines = [f"{command}  # seed {' '.join(map(str, of))}" for command, of in seeds.items()]
+    own = shlex.join(["python", "plot_pareto.py", *(shown_path(p) for p in cfg.runs)])
+    return "```\n" + "\n".join([*lines, own]) + "\n```"
 
 
 def jsonable(value):
