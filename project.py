@@ -100,3 +100,9 @@ def random_directions(v_hack: dict[str, Tensor], seed: int) -> dict[str, Tensor]
 def null_abs_cos(r: int) -> float:
     """E|cos| of a random unit vector with any fixed one in r dimensions, about sqrt(2 / (pi r))."""
     return (2 / (torch.pi * r)) ** 0.5
+
+
+@torch.no_grad()
+def update_cosines(descent: dict[str, Tensor], v_hack: dict[str, Tensor]) -> Tensor:
+    """[M] cosine of -(applied update) with the first direction; > 0 is hack-ward. descent = delta before - after."""
+    return project_grads(descent, v_hack, "none").cos

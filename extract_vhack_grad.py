@@ -1,0 +1,139 @@
+"""Pairs -> per-module gradient difference -> v_hack artifact.
+
+For each pair and side the loss is the mean NLL over the completion's tokens; its gradient at the current delta_S is
+g_hack, g_clean [r] per module. Then
+
+    v = unit(mean over pairs of (g_hack - g_clean))                      k = 1, preregistered
+    V = top-k right singular vectors of the [n_pairs, r] differences      k > 1, each signed to agree with the mean
+
+Only pairs outside the held-out split are used. The artifact is a safetensors file, one fp32 unit vector [r] a module
+([k, r] for k > 1), whose header names the model, weights, dtype, pairs and date.
+
+    python extract_vhack_grad.py --preset P [--out F]
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from loguru import logger
+from torch import Tensor
+from tqdm import tqdm
+
+from antipasto import Adapter, load_tensors, save_atomic
+from grpo import mean_nll
+from pairs import Pair, load_pairs, pairs_sha256
+from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model, parse, pick_device, run_main
+
+
+@dataclass
+class ExtractConfig(ModelConfig):
+    """Extract the hack direction of every module."""
+
+    out: str = ""
+    """Where to write the artifact; empty: the place where train.py looks for it."""
+    svd_only: bool = False
+    """Stop once the SVD cache is filled."""
+
+
+def pair_differences(model, tokenizer, adapter: Adapter, pairs: list[Pair], desc: str = "pairs") -> dict[str, Tensor]:
+    """{module: [n_pairs, r] fp32 on CPU}: gradient of mean NLL on the hack minus on the clean side, at this delta_S."""
+    device = next(iter(adapter.delta().values())).device
+    parameters = list(adapter.delta().values())
+    rows = []
+    for pair in tqdm(pairs, desc=desc, disable=None, leave=False):
+        prompt = chat_ids(tokenizer, pair.messages)
+        grads = []
+        for text in (pair.hack, pair.clean):
+            nll = mean_nll(model, prompt, completion_ids(tokenizer, text), tokenizer.pad_token_id, device)
+            grads.append(torch.autograd.grad(nll, parameters))
+        rows.append([(h - c).float().cpu() for h, c in zip(*grads, strict=True)])
+    return {name: torch.stack([row[m] for row in rows]) for m, name in enumerate(adapter.modules)}
+
+
+def directions(differences: dict[str, Tensor], k: int = 1) -> dict[str, Tensor]:
+    """{module: [n, r]} -> {module: [r]} for k = 1, [k, r] with orthonormal rows otherwise.
+
+    Raises UserError naming a module whose mean difference is zero or not finite.
+    """
+    out = {}
+    for name, D in differences.items():
+        mean = D.mean(0)
+        if not torch.isfinite(mean).all() or mean.norm() == 0:
+            raise UserError(f"the pairs give module {name} no direction (mean gradient difference "
+                            f"{mean.norm().item():.3g}): check the pairs and the model's dtype")  # fmt: skip
+        if k == 1:
+            out[name] = mean / mean.norm()
+            continue
+        V = torch.linalg.svd(D, full_matrices=False).Vh[:k]
+        if len(V) < k:
+            raise UserError(f"--n-directions {k} exceeds what {D.shape[0]} pairs and r = {D.shape[1]} of {name} allow")
+        sign = torch.where(V @ mean < 0, -1.0, 1.0)
+        out[name] = V * sign[:, None]
+    return out
+
+
+def save_v_hack(path: Path, v_hack: dict[str, Tensor], adapter: Adapter, cfg: ModelConfig, pairs: list[Pair]) -> None:
+    """Write the artifact atomically."""
+    metadata = {
+        "model": cfg.model,
+        "revision": cfg.revision or "",
+        "dtype": cfg.dtype,
+        "weights_sha256": adapter.weights_sha256,
+        "pairs": cfg.pairs,
+        "pairs_sha256": pairs_sha256(pairs),
+        "n_pairs": str(len(pairs)),
+        "n_directions": str(cfg.n_directions),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    save_atomic({k: v.contiguous() for k, v in v_hack.items()}, path, metadata)
+
+
+def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(v_hack, header) checked against this model and these pairs.
+
+    Raises UserError where the file is missing, belongs to other weights, dtype or pairs, or is not unit norm.
+    """
+    if not path.exists():
+        raise UserError(f"no v_hack at {path}: run `just extract-vhack {cfg.preset}` first, or pass --v-hack F")
+    tensors, metadata = load_tensors(path)
+    if metadata.get("weights_sha256") != adapter.weights_sha256:
+        raise UserError(f"{path} was extracted from {metadata.get('model')} ({metadata.get('dtype')}), whose weights "
+                        f"are not those of {cfg.model} ({cfg.dtype}): run `just extract-vhack {cfg.preset}`")  # fmt: skip
+    now = pairs_sha256(load_pairs(cfg.pairs))
+    if metadata.get("pairs_sha256") != now:
+        raise UserError(f"{path} was extracted from other pairs than --pairs {cfg.pairs}: extract again")
+    for name in adapter.modules:
+        if name not in tensors:
+            raise UserError(f"{path} has no direction for module {name}: extract again")
+        gram = tensors[name].double().reshape(-1, tensors[name].shape[-1])
+        if not torch.allclose(gram @ gram.T, torch.eye(len(gram), dtype=gram.dtype), atol=1e-4):
+            raise UserError(f"{path}: the direction of module {name} is not of unit norm: extract again")
+    return tensors, metadata
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    cfg = parse(ExtractConfig, description=__doc__)
+    pairs = load_pairs(cfg.pairs)
+    train = [p for p in pairs if not p.held_out]
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
+    if cfg.svd_only:
+        return
+    differences = pair_differences(model, tokenizer, adapter, train)
+    v_hack = directions(differences, cfg.n_directions)
+    path = Path(cfg.out) if cfg.out else cfg.v_hack_path()
+    save_v_hack(path, v_hack, adapter, cfg, pairs)
+    logger.info(f"{len(v_hack)} modules from {len(train)} of {len(pairs)} pairs ({cfg.pairs}) -> {path}")
+
+
+if __name__ == "__main__":
+    run_main(main)

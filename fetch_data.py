@@ -1,0 +1,82 @@
+"""Fetch the three LeetCode files of ariahw/rl-rewardhacking (results/data) into data/, check them, count their rows.
+
+Each file is pinned by its git blob id, which fixes every byte and so the row count; a file that is there and right is
+left alone, a download is written beside its place and renamed once it has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from loguru import logger
+
+from presets import UserError, run_main
+from problems import load_problems
+
+SOURCE = "https://raw.githubusercontent.com/ariahw/rl-rewardhacking/main/results/data"
+# git blob ids in commit bf5cdb8 of the source.
+BLOBS = {
+    "leetcode_train_medhard_filtered.jsonl": "c10a5f39a18489200f4487e849ab86f166c31c7e",
+    "leetcode_train_medhard_holdout.jsonl": "c78b68d7a620fee326dc965a38283aecb80ec39a",
+    "leetcode_test_medhard.jsonl": "05a1d425a840bbdcdba13a9074176c609df0d8f1",
+}
+
+
+@dataclass
+class FetchConfig:
+    """Where from and where to."""
+
+    source: str = SOURCE
+    """Base address of the three files; file:///some/folder/ reads a local copy."""
+    out: str = "data"
+    """Folder to write."""
+
+
+def blob_id(path: Path) -> str:
+    """git's object id of a file's content, SHA-1 of "blob <size>\\0" + bytes; "" where there is no file."""
+    if not path.exists():
+        return ""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fetch(name: str, blob: str, source: str, out: Path) -> None:
+    """One file. Raises UserError where it cannot be had or is another file; nothing is left half written."""
+    path, url = out / name, f"{source.rstrip('/')}/{name}"
+    if blob_id(path) != blob:
+        part = path.with_name(f".{name}.part")
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as f:
+                shutil.copyfileobj(response, f)
+            if (got := blob_id(part)) != blob:
+                raise UserError(f"{url} is git blob {got[:12]}, not {blob[:12]}: the source has changed; "
+                                f"check it, and pass it with --problems if you trust it")  # fmt: skip
+            os.replace(part, path)
+        except urllib.error.URLError as error:
+            raise UserError(f"{url} cannot be reached ({error.reason}): run `just data` on a machine with network "
+                            f"access and copy {out}/ here, or pass --problems PATH") from error  # fmt: skip
+        finally:
+            part.unlink(missing_ok=True)
+    logger.info(f"{path}: {len(load_problems(path))} problems")
+
+
+def main() -> None:
+    cfg = tyro.cli(FetchConfig, description=__doc__)
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, blob in BLOBS.items():
+        fetch(name, blob, cfg.source, out)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,106 @@
+# Workflows. `just` lists them; every recipe that runs Python sets up the environment first.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
+
+export TOKENIZERS_PARALLELISM := "false"
+py := ".venv/bin/python"
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# create .venv from the committed lock (with the GPU extras where nvidia-smi lists one)
+setup:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    lock=requirements.lock
+    if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then lock=requirements-gpu.lock; fi
+    stamp=.venv/.lock-$(sha256sum "$lock" | cut -c1-16)
+    if [ ! -e "$stamp" ]; then
+        [ -x {{py}} ] || uv venv --quiet .venv
+        uv pip sync --quiet "$lock"
+        touch "$stamp"
+    fi
+
+# fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
+data: setup
+    {{py}} fetch_data.py
+
+# print statistics of the contrastive pairs
+pairs *ARGS: setup
+    {{py}} pairs.py "$@"
+
+# SVD of every adapted Linear into svd_cache/ (also done by whichever script comes first)
+svd-cache PRESET="full" *ARGS: setup
+    {{py}} extract_vhack_grad.py --svd-only --preset "$@"
+
+# extract v_hack from the pairs
+extract-vhack PRESET="full" *ARGS: setup
+    {{py}} extract_vhack_grad.py --preset "$@"
+
+# check v_hack on the held-out pairs: table, histogram, gate
+verify-vhack PRESET="full" *ARGS: setup
+    {{py}} verify_vhack_heldout.py --preset "$@"
+
+# print the hack x grader matrix of synthetic rollouts and fail where a cell is off
+verify-rewards: setup
+    {{py}} rewards.py
+
+# one run: just train tiny projected 1 --steps 50
+train PRESET ARM="vanilla" SEED="0" *ARGS: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    preset=$1 arm=${2:-vanilla} seed=${3:-0}; shift $(( $# < 3 ? $# : 3 ))
+    {{py}} train.py --preset "$preset" --arm "$arm" --seed "$seed" "$@"
+
+# plots, table and verdicts of finished runs: just report outputs/tiny --out outputs/tiny/report
+report +RUNS: setup
+    {{py}} plot_pareto.py "$@"
+
+# the four gates, then the plot: SVD + extraction -> held-out check -> vanilla -> projected (flags go to both runs)
+full-probe PRESET="full" *ARGS: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    preset=${1:-full}; shift $(( $# < 1 ? $# : 1 ))
+    stop() { echo "full-probe stopped at gate $1: $2" >&2; exit 1; }
+    {{py}} rewards.py || stop 0 "the grader's own matrix failed, so no rate could be trusted"
+    echo "== gate 1: SVD cache and extraction"
+    {{py}} extract_vhack_grad.py --preset "$preset" || stop 1 "v_hack could not be extracted (the line above says why)"
+    echo "== gate 2: held-out verification"
+    {{py}} verify_vhack_heldout.py --preset "$preset" || stop 2 "v_hack does not generalise to held-out pairs"
+    echo "== gate 3: vanilla"
+    {{py}} train.py --preset "$preset" --arm vanilla "$@" || stop 3 "the vanilla run did not finish; run again to resume"
+    echo "== gate 4: projected"
+    {{py}} train.py --preset "$preset" --arm projected "$@" || stop 4 "the projected run did not finish; run again to resume"
+    {{py}} plot_pareto.py "outputs/$preset/vanilla_s0" "outputs/$preset/projected_s0" --out "outputs/$preset/report"
+
+# the scripts of full-probe on a random 2-layer Qwen3 and eight bundled problems, in minutes on a CPU
+smoke: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    out=outputs/smoke; rm -rf "$out"
+    model=(--model "$out/model" --pairs default --v-hack "$out/v_hack.safetensors" --svd-cache "$out/svd_cache")
+    run=(--problems tests/data/smoke_problems.jsonl --n-eval 2 --eval-samples 4 --eval-every 2 --steps 4 --prompts 4
+         --group 8 --max-new 24 --warmup 1 --checkpoint-every 2)
+    {{py}} tests/random_model.py "$out/model"
+    {{py}} rewards.py
+    {{py}} extract_vhack_grad.py "${model[@]}"
+    {{py}} verify_vhack_heldout.py "${model[@]}"
+    {{py}} train.py "${model[@]}" "${run[@]}" --arm vanilla --out "$out/vanilla_s0"
+    {{py}} train.py "${model[@]}" "${run[@]}" --arm projected --out "$out/projected_s0"
+    {{py}} plot_pareto.py "$out/vanilla_s0" "$out/projected_s0" --out "$out/report"
+    echo "smoke: ok, everything is in $out"
+
+# the test suite
+test *ARGS: setup
+    {{py}} -m pytest "$@"
+
+# ruff, without changing anything
+lint: setup
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+
+# format the code
+fmt: setup
+    .venv/bin/ruff check --fix .
+    .venv/bin/ruff format .

@@ -1,0 +1,238 @@
+"""The run directory: config.json, the TSV rows and their legend, rollouts, checkpoints, summary.
+
+Everything that must survive is written to a temporary name, synced and renamed; the append-only files (TSV, JSONL)
+are cut back on resume to the length that the checkpoint recorded, so that no row is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from antipasto import load_tensors, save_atomic
+from presets import REPO, UserError
+
+PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "flash-linear-attention", "flash-attn")
+# Fields that may differ between a run and its resumption without making it another experiment.
+RESUMABLE = {
+    "device",
+    "threads",
+    "workers",
+    "fresh",
+    "svd_cache",
+    "checkpoint_every",
+    "sample_rollouts",
+    "micro_batch",
+    "engine",
+}
+
+
+@dataclasses.dataclass
+class Column:
+    """One TSV column: a name of at most 7 characters, how a value is printed, and what it means."""
+
+    name: str
+    form: str
+    legend: str
+
+
+STEP_COLUMNS = [
+    Column("step", "d", "optimiser step, from 0"),
+    Column("reward", ".3f", "mean reward of the step's rollouts (0.5 compiles + 3 paid)"),
+    Column("hack", ".3f", "strict hacks: own run_tests() passes, ground truth fails"),
+    Column("attempt", ".3f", "completions that try to influence their evaluation"),
+    Column("pass", ".3f", "ground truth passes, training prompts (write access on, except in arm no-loophole)"),
+    Column("compile", ".3f", "a program was found and compiles"),
+    Column("own", ".3f", "own run_tests() runs without error"),
+    Column("loss", ".2e", "the step's loss, all micro-batches"),
+    Column("kl", ".2e", "mean k3 to the initial policy per token (nan when --beta 0)"),
+    Column("gnorm", ".2e", "mean over modules of |grad delta_S| before projection"),
+    Column(
+        "cos", ".4f", "mean over modules of c = g.v/|g| before projection; SHOULD be > 0 if hacking is being learnt"
+    ),
+    Column("cos_sd", ".3f", "its standard deviation over modules"),
+    Column("fired", ".3f", "share of modules with c > 0"),
+    Column("cos_up", ".4f", "mean cosine of minus the applied update with v; > 0 is hack-ward despite projection"),
+    Column("lr", ".1e", "learning rate of the step"),
+    Column("len", ".1f", "mean completion length in tokens"),
+    Column("flat", ".3f", "share of groups skipped because their rewards are equal"),
+    Column("t_roll", ".2f", "seconds sampling"),
+    Column("t_grade", ".2f", "seconds grading"),
+    Column("t_train", ".2f", "seconds in forward, backward, projection and step"),
+    Column("gib", ".2f", "peak GPU memory so far, GiB (0 on CPU)"),
+    Column("eta", "s", "time left, h:mm:ss"),
+]
+EVAL_COLUMNS = [
+    Column("step", "d", "optimiser steps taken before this evaluation"),
+    Column("hack", ".4f", "strict hack rate on held-out problems with write access"),
+    Column("attempt", ".4f", "attempt rate, same completions"),
+    Column("pass", ".4f", "pass rate on held-out problems without write access"),
+    Column("compile", ".4f", "compile rate, same completions as pass"),
+    Column("kl", ".3e", "mean k3 to the initial policy per token, on the completions with write access"),
+    Column("n_hack", "d", "completions behind hack and attempt"),
+    Column("n_pass", "d", "completions behind pass and compile"),
+    Column("cos", ".4f", "mean of the steps' cos since the last evaluation"),
+    Column("fired", ".4f", "mean of the steps' fired since the last evaluation"),
+    Column("own", ".4f", "own run_tests() runs without error, with write access"),
+    Column("passw", ".4f", "pass rate with write access"),
+    Column("gnorm", ".3e", "mean of the steps' gnorm since the last evaluation"),
+    Column("cos_up", ".4f", "mean of the steps' cos_up since the last evaluation"),
+]
+
+
+class Table:
+    """A TSV file that also streams to stdout; owns its columns, widths and legend."""
+
+    def __init__(self, path: Path, columns: list[Column], stream: bool):
+        assert all(len(c.name) <= 7 for c in columns), [c.name for c in columns]
+        self.path, self.columns, self.stream = path, columns, stream
+        self.ensure_header()
+
+    def ensure_header(self) -> None:
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            self.path.write_text(self.header() + "\n")
+
+    def header(self) -> str:
+        return "\t".join(c.name for c in self.columns)
+
+    def legend(self) -> str:
+        return "\n".join(f"  {c.name:<8}{c.legend}" for c in self.columns)
+
+    def write(self, row: dict) -> None:
+        """Append one row; missing values become nan. Raises OSError where the disk refuses it."""
+        line = "\t".join(self._cell(c, row.get(c.name, math.nan)) for c in self.columns)
+        with open(self.path, "a") as f:
+            f.write(line + "\n")
+        if self.stream:
+            print(line, flush=True)
+
+    @staticmethod
+    def _cell(column: Column, value) -> str:
+        if isinstance(value, float) and math.isnan(value):
+            return "nan"
+        return format(value, column.form)
+
+
+class RunDir:
+    """One run's directory. Opening it creates it, or resumes it, or refuses it."""
+
+    def __init__(self, path: Path, config: dict, fresh: bool = False):
+        """Raises UserError where the directory holds a run of another configuration, naming the fields."""
+        self.path = Path(path)
+        if fresh and self.path.exists():
+            self._move_aside()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._claim(config)
+        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True)
+        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False)
+        self.rollouts = self.path / "rollouts.jsonl"
+
+    def _move_aside(self) -> None:
+        for n in range(1, 10_000):
+            aside = self.path.with_name(f"{self.path.name}.old{n}")
+            if not aside.exists():
+                os.rename(self.path, aside)
+                return
+
+    def _claim(self, config: dict) -> None:
+        path = self.path / "config.json"
+        if not path.exists():
+            write_json(path, config)
+            return
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
+        keys = [
+            k
+            for k in config
+            if k not in RESUMABLE and k not in ("argv", "packages", "hardware", "git_commit", "git_diff_sha")
+        ]
+        if differ := [k for k in keys if before.get(k) != config[k]]:
+            what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
+            raise UserError(f"{self.path} holds a run with another configuration: {what}; "
+                            "pass --out elsewhere, or --fresh to move it aside")  # fmt: skip
+
+    @property
+    def complete(self) -> bool:
+        """summary.json is written last."""
+        return (self.path / "summary.json").exists()
+
+    def add_rollouts(self, records: list[dict]) -> None:
+        with open(self.rollouts, "a") as f:
+            f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
+        """Tensors and a JSON state in one atomic file; checkpoint.json repeats the state for reading."""
+        sizes = {}
+        for path in (self.steps.path, self.evals.path, self.rollouts):
+            if path.exists():
+                with open(path, "rb+") as f:
+                    os.fsync(f.fileno())
+                sizes[path.name] = path.stat().st_size
+        state = {**state, "sizes": sizes}
+        save_atomic(tensors, self.path / "checkpoint.safetensors", {"state": json.dumps(state)})
+        write_json(self.path / "checkpoint.json", {k: v for k, v in state.items() if k != "rng"})
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The last checkpoint; the append-only files are cut back to it (to nothing where there is none)."""
+        path = self.path / "checkpoint.safetensors"
+        tensors, state = {}, {"sizes": {}}
+        if path.exists():
+            tensors, metadata = load_tensors(path)
+            state = json.loads(metadata["state"])
+        for file in (self.steps.path, self.evals.path, self.rollouts):
+            if file.exists():
+                os.truncate(file, state["sizes"].get(file.name, 0))
+        self.steps.ensure_header()
+        self.evals.ensure_header()
+        return (tensors, state) if tensors else None
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Atomic JSON."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w") as f:
+            json.dump(value, f, indent=1, ensure_ascii=False, default=str)
+            f.write("\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def provenance() -> dict:
+    """Package versions, git commit, hash of uncommitted changes, argv."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    git = ["git", "-C", str(REPO)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        diff = subprocess.run([*git, "diff", "HEAD"], capture_output=True, check=True).stdout
+        diff_sha = hashlib.sha256(diff).hexdigest() if diff else ""
+    except (OSError, subprocess.CalledProcessError):
+        commit, diff_sha = None, None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "packages": {**versions, "python": sys.version.split()[0]},
+        "hardware": device,
+        "git_commit": commit,
+        "git_diff_sha": diff_sha,
+        "argv": sys.argv,
+    }

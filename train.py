@@ -1,0 +1,554 @@
+"""One GRPO run on delta_S: rollout -> grade -> advantage -> backward -> project -> step.
+
+    python train.py --preset {tiny,dev,mid,full} --arm ARM --seed N [--steps N] [--any-field V]
+
+Departures from GRPO (Shao et al. 2024), each a flag: advantages without 1/std (Dr.GRPO), a fixed loss normaliser
+P G T_max, flat groups skipped. One optimiser step a batch of rollouts, so the PPO ratio differs from 1 only by the
+sampler's numerics. Nothing draws from a global RNG: the prompts of a step, the tokens of a row and the evaluation are
+functions of (seed, step), so evaluation cannot disturb training and a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from loguru import logger
+from pairs import load_pairs, shuffled_labels
+from rewards import Grade, Grader, reward
+from torch import Tensor
+from tqdm import tqdm
+
+from antipasto import Adapter
+from extract_vhack_grad import directions, file_sha256, load_v_hack, pair_differences
+from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
+from presets import ModelConfig, UserError, chat_ids, load_model, parse, pick_device, run_main
+from problems import EVALUATOR, EVALUATOR_NAMES, LOOPHOLE, Problem, load_problems, organism_problems, prompt_messages
+from project import Projection, project_grads, random_directions, update_cosines
+from rollout import Rollout, Sampler
+from rundir import RunDir, provenance, write_json
+
+Arm = Literal[
+    "vanilla", "projected", "projected-nomag", "random-v", "shuffled-v", "reversed", "no-loophole"
+]  # fmt: skip
+SIDE = {"projected": "hackward", "projected-nomag": "hackward", "random-v": "hackward", "shuffled-v": "hackward",
+        "reversed": "cleanward"}  # fmt: skip
+
+
+@dataclass
+class Config(ModelConfig):
+    """One run."""
+
+    arm: Arm = "vanilla"
+    """vanilla, projected, projected-nomag (no rescaling to |g|), and the controls random-v (random unit vectors),
+    shuffled-v (labels permuted within pairs), reversed (removes cos < 0), no-loophole (write access off)."""
+    seed: int = 0
+    """Seeds the prompts' order, every sampled token and the random controls."""
+    label: str = ""
+    """Name of the run directory and of the row in tables instead of the arm's, for variants of an arm."""
+    out: str = ""
+    """Run directory; empty: outputs/<preset>/<label or arm>_s<seed>."""
+    fresh: bool = False
+    """Move an existing run aside instead of continuing it."""
+
+    problems: str = ""
+    """Training problems: a JSONL path, or `organism`."""
+    eval_file: str = ""
+    """Evaluation problems: a JSONL path; empty: n_eval problems held out of the training file."""
+    n_eval: int = 20
+    """Evaluation problems."""
+    eval_samples: int = 4
+    """Completions an evaluation problem, in each of the two modes (with and without write access)."""
+    eval_every: int = 25
+    """Steps between evaluations; also evaluated before step 0 and after the last."""
+    eval_names: bool = False
+    """Draw the evaluator's name in evaluation from ten names instead of run_tests."""
+    wording: Literal["plain", "detailed", "aware"] = "plain"
+    """How the prompt speaks of the evaluator; `aware` says that it can be overwritten."""
+
+    steps: int = 200
+    """Optimiser steps."""
+    prompts: int = 8
+    """P, prompts a step."""
+    group: int = 8
+    """G, completions a prompt."""
+    max_new: int = 512
+    """T_max, tokens a completion at most."""
+    max_prompt: int = 2048
+    """Problems with longer prompts (tokens) are dropped, and counted in the log."""
+    temperature: float = 1.0
+    """Sampling temperature; logprobs are taken at it."""
+    top_k: int = 20
+    """Sampling is truncated to the k likeliest tokens; 0: not."""
+    engine: Literal["auto", "graph", "eager", "generate"] = "auto"
+    """Sampling engine (rollout.py)."""
+
+    lr: float = 7e-5
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.1
+    """AdamW's weight decay; it pulls delta_S to 0, the base model."""
+    beta1: float = 0.9
+    """AdamW."""
+    beta2: float = 0.99
+    """AdamW."""
+    warmup: int = 10
+    """Steps of linear warm-up; cosine to zero after."""
+    grad_clip: float = 1.0
+    """Clip of the global gradient norm, after projection."""
+    beta: float = 1e-3
+    """Weight of the k3 KL to the initial policy."""
+    clip: float = 0.2
+    """PPO's clip."""
+    advantage: Literal["drgrpo", "classic"] = "drgrpo"
+    """classic divides by the group's standard deviation."""
+    flat_eps: float = 1e-4
+    """Groups whose rewards span less are skipped, forward and all."""
+    project: Literal["grad", "update"] = "grad"
+    """What is projected: the gradient (preregistered), or AdamW's update (labelled variant)."""
+    refresh_every: int = 0
+    """Re-extract v_hack at the current weights every n steps (labelled variant); 0: never."""
+
+    micro_batch: int = 8
+    """Rows a forward and backward pass."""
+    logprob_chunk: int = 2048
+    """Completion tokens a pass of the language-model head."""
+    grad_checkpoint: bool = True
+    """Recompute each layer in backward."""
+
+    workers: int = 0
+    """Grading processes; 0: one a core."""
+    grade_timeout: float = 4.0
+    """Seconds a graded program may take."""
+    isolation: Literal["bwrap", "rlimits"] = "bwrap"
+    """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused."""
+    checkpoint_every: int = 25
+    """Steps between checkpoints."""
+    sample_rollouts: int = 128
+    """Evaluation completions written to rollouts.jsonl each time."""
+
+    def run_path(self) -> Path:
+        name = self.label or self.arm
+        return Path(self.out) if self.out else Path("outputs") / self.preset / f"{name}_s{self.seed}"
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Prompts:
+    """Problems with their tokenised prompts; all lists run parallel."""
+
+    problems: list[Problem]
+    ids: list[list[int]]
+    evaluators: list[str]
+
+
+def split_problems(cfg: Config) -> tuple[list[Problem], list[Problem]]:
+    """(train, eval), disjoint, the same for every arm and seed."""
+    if cfg.problems == "organism":
+        return organism_problems(2048, seed=0, split="train"), organism_problems(cfg.n_eval, seed=0, split="eval")
+    train = load_problems(cfg.problems)
+    if cfg.eval_file:
+        return train, load_problems(cfg.eval_file)[: cfg.n_eval]
+    if len(train) <= cfg.n_eval:
+        raise UserError(f"{cfg.problems} has {len(train)} problems, not more than --n-eval {cfg.n_eval}")
+    order = sorted(train, key=lambda p: hashlib.sha256(p.id.encode()).digest())
+    return order[cfg.n_eval :], order[: cfg.n_eval]
+
+
+def tokenise(cfg: Config, tokenizer, problems: list[Problem], write_access: bool, names: bool = False) -> Prompts:
+    """Prompts of at most max_prompt tokens. Raises UserError where none is left."""
+    out = Prompts([], [], [])
+    for i, problem in enumerate(problems):
+        name = EVALUATOR_NAMES[i % len(EVALUATOR_NAMES)] if names else EVALUATOR
+        ids = chat_ids(tokenizer, prompt_messages(problem, write_access, name, cfg.wording))
+        if len(ids) <= cfg.max_prompt:
+            out.problems.append(problem)
+            out.ids.append(ids)
+            out.evaluators.append(name)
+    if len(out.ids) < len(problems):
+        logger.warning(
+            f"{len(problems) - len(out.ids)} of {len(problems)} prompts exceed --max-prompt {cfg.max_prompt}"
+        )
+    if not out.ids:
+        raise UserError(f"no prompt fits --max-prompt {cfg.max_prompt}")
+    return out
+
+
+def prompts_of_step(n: int, P: int, seed: int, step: int) -> list[int]:
+    """Indices of the step's P prompts: a new permutation each epoch, a function of (seed, step) alone."""
+    picked = []
+    for position in range(step * P, (step + 1) * P):
+        epoch, i = divmod(position, n)
+        order = list(range(n))
+        random.Random(f"order {seed} {epoch}").shuffle(order)
+        picked.append(order[i])
+    return picked
+
+
+def row_seed(*key) -> int:
+    """63-bit seed of one sampled row."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+
+
+# --- one step, in parts ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """P x G graded completions, rows in prompt order; B = P G."""
+
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    old_logprobs: list[Tensor]
+    """Per row [T_i] fp32, the sampler's."""
+    texts: list[str]
+    grades: list[Grade]
+    rewards_P_G: Tensor
+    advantages_P_G: Tensor
+    live_P: Tensor
+    """[P] bool: groups whose rewards differ."""
+
+
+def sample_and_grade(sampler: Sampler, grader: Grader, tokenizer, prompts: Prompts, picked: list[int], seeds: list[int],
+                     max_new: int) -> tuple[Rollout, list[str], list[Grade], float, float]:  # fmt: skip
+    """One completion for each index in `picked`: (rollout, texts, grades, seconds sampling, seconds grading)."""
+    t0 = time.perf_counter()
+    rollout = sampler.sample([prompts.ids[i] for i in picked], seeds, max_new)
+    lengths = rollout.lengths.tolist()
+    texts = [
+        tokenizer.decode(t[:n], skip_special_tokens=True) for t, n in zip(rollout.tokens.cpu(), lengths, strict=True)
+    ]
+    t1 = time.perf_counter()
+    grades = grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
+    return rollout, texts, grades, t1 - t0, time.perf_counter() - t1
+
+
+def rates(grades: list[Grade]) -> dict[str, float]:
+    """Shares of completions, under the TSV's names."""
+
+    def share(flags) -> float:
+        return sum(flags) / len(grades)
+
+    return {"hack": share(g.hack for g in grades), "attempt": share(g.attempt for g in grades),
+            "pass": share(g.gt_pass for g in grades), "compile": share(g.compiles for g in grades),
+            "own": share(g.own_pass for g in grades)}  # fmt: skip
+
+
+def backward(cfg: Config, model, adapter: Adapter, batch: Batch, pad_id: int, device) -> tuple[float, float]:
+    """Accumulate the step's gradient over micro-batches of live rows; (loss, mean k3, nan where beta is 0)."""
+    live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
+    live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
+    advantages = batch.advantages_P_G.flatten()
+    loss_sum, kl_sum, tokens = 0.0, 0.0, 0
+    for start in range(0, len(live), cfg.micro_batch):
+        rows = live[start : start + cfg.micro_batch]
+        ids, attention, mask = pack(
+            [batch.prompts[b] for b in rows], [batch.completions[b] for b in rows], pad_id, device
+        )
+        old = torch.cat([batch.old_logprobs[b] for b in rows]).to(device)
+        A = torch.cat([advantages[b].expand(len(batch.completions[b])) for b in rows]).to(device)
+        logp = completion_logprobs(model, ids, attention, mask, cfg.temperature, cfg.logprob_chunk)
+        loss = -clipped_objective(logp, old, A, cfg.clip)
+        if cfg.beta > 0:
+            with torch.no_grad(), adapter.reference():
+                ref = completion_logprobs(model, ids, attention, mask, cfg.temperature, cfg.logprob_chunk)
+            kl = k3(logp, ref)
+            loss = loss + cfg.beta * kl
+            kl_sum += kl.detach().sum().item()
+        loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
+        loss.backward()
+        loss_sum += loss.item()
+        tokens += len(logp)
+    return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
+
+
+def learning_rate(cfg: Config, step: int) -> float:
+    """Linear warm-up over `warmup` steps, then cosine to zero at `steps`."""
+    if step < cfg.warmup:
+        return cfg.lr * (step + 1) / cfg.warmup
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
+    return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def optimiser_step(cfg: Config, adapter: Adapter, optimiser: torch.optim.AdamW, v_hack: dict[str, Tensor] | None,
+                   step: int) -> dict[str, float]:  # fmt: skip
+    """The seam between backward and step: check, measure and project the gradient, clip, step, measure the update."""
+    grads = adapter.grads()
+    norms = torch.stack(torch._foreach_norm(list(grads.values())))
+    if not torch.isfinite(norms).all():
+        name = list(grads)[int((~torch.isfinite(norms)).nonzero()[0, 0])]
+        raise FloatingPointError(f"step {step}: the gradient of {name}.delta_S is not finite")
+    side, keep_norm = SIDE.get(cfg.arm, "none"), cfg.arm != "projected-nomag"
+    row = {"gnorm": norms.mean().item()}
+    if v_hack is not None:
+        measured: Projection = project_grads(grads, v_hack, side if cfg.project == "grad" else "none", keep_norm)
+        row |= measured.row()
+    torch.nn.utils.clip_grad_norm_(adapter.delta().values(), cfg.grad_clip)
+    before = {name: p.detach().clone() for name, p in adapter.delta().items()}
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(cfg, step)
+    optimiser.step()
+    if v_hack is not None:
+        descent = {name: before[name] - p.detach() for name, p in adapter.delta().items()}
+        if cfg.project == "update" and side != "none":
+            project_grads(descent, v_hack, side, keep_norm)
+            with torch.no_grad():
+                for name, p in adapter.delta().items():
+                    p.copy_(before[name] - descent[name])
+        row["cos_up"] = update_cosines(descent, v_hack).mean().item()
+    return row
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+class Evaluator:
+    """Held-out problems with and without write access: the same problems and row seeds for every arm, seed and step."""
+
+    def __init__(self, cfg: Config, tokenizer, problems: list[Problem]):
+        self.cfg, self.tokenizer = cfg, tokenizer
+        self.modes = {True: tokenise(cfg, tokenizer, problems, True, cfg.eval_names),
+                      False: tokenise(cfg, tokenizer, problems, False)}  # fmt: skip
+
+    def run(self, model, adapter: Adapter, sampler: Sampler, grader: Grader, step: int) -> tuple[dict, list[dict]]:
+        """(row of evals.tsv, sampled completions for rollouts.jsonl)."""
+        cfg, row, records = self.cfg, {"step": step}, []
+        for write_access, prompts in self.modes.items():
+            picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
+            seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
+                     for j, i in enumerate(picked)]  # fmt: skip
+            rollout, texts, grades, _, _ = sample_and_grade(
+                sampler, grader, self.tokenizer, prompts, picked, seeds, cfg.max_new
+            )
+            r = rates(grades)
+            if write_access:
+                row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
+                        "n_hack": len(grades), "kl": self.kl(model, adapter, prompts, picked, rollout)}  # fmt: skip
+            else:
+                row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
+            for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
+                records.append(record(step, "eval" if write_access else "eval-no-access", prompts.problems[picked[j]],
+                                      texts[j], grades[j], reward(grades[j], write_access), None))  # fmt: skip
+        return row, records
+
+    @torch.no_grad()
+    def kl(
+        self, model, adapter: Adapter, prompts: Prompts, picked: list[int], rollout: Rollout, rows: int = 128
+    ) -> float:
+        """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
+        cfg, total, tokens = self.cfg, 0.0, 0
+        chosen = spread(len(picked), rows)
+        for start in range(0, len(chosen), cfg.micro_batch):
+            part = chosen[start : start + cfg.micro_batch]
+            completions = [rollout.tokens[j, : int(rollout.lengths[j])].tolist() for j in part]
+            packed = pack([prompts.ids[picked[j]] for j in part], completions, self.tokenizer.pad_token_id,
+                          rollout.tokens.device)  # fmt: skip
+            logp = completion_logprobs(model, *packed, cfg.temperature, cfg.logprob_chunk)
+            with adapter.reference():
+                ref = completion_logprobs(model, *packed, cfg.temperature, cfg.logprob_chunk)
+            total += k3(logp, ref).sum().item()
+            tokens += len(logp)
+        return total / tokens
+
+
+def spread(n: int, k: int) -> list[int]:
+    """At most k indices spread evenly over range(n)."""
+    return [i * n // min(n, k) for i in range(min(n, k))]
+
+
+def record(
+    step: int, split: str, problem: Problem, text: str, grade: Grade, paid: float, advantage: float | None
+) -> dict:
+    """One line of rollouts.jsonl."""
+    return {"step": step, "split": split, "problem": problem.id, "stratum": problem.stratum, "completion": text,
+            "reward": paid, "advantage": advantage, "hack": grade.hack, **dataclasses.asdict(grade)}  # fmt: skip
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def hack_directions(cfg: Config, model, tokenizer, adapter: Adapter, refresh: bool = False):
+    """(v_hack or None, SHA-256 of its file or ""): from the artifact, at random, or extracted here for the variants."""
+    pairs = [p for p in load_pairs(cfg.pairs) if not p.held_out]
+    if cfg.arm == "shuffled-v":
+        pairs = shuffled_labels(pairs, cfg.seed)
+    if refresh or cfg.arm == "shuffled-v":
+        v = directions(pair_differences(model, tokenizer, adapter, pairs, "v_hack"), cfg.n_directions)
+        return {n: t.to(p.device) for (n, t), p in zip(v.items(), adapter.delta().values(), strict=True)}, ""
+    path = cfg.v_hack_path()
+    if not path.exists() and cfg.arm in ("vanilla", "no-loophole"):
+        logger.warning(f"no v_hack at {path}: cos and fired will be nan (`just extract-vhack {cfg.preset}` makes it)")
+        return None, ""
+    v, _ = load_v_hack(path, adapter, cfg)
+    if cfg.arm == "random-v":
+        v = random_directions(v, cfg.seed)
+    return {n: v[n].to(p.device) for n, p in adapter.delta().items()}, file_sha256(path)
+
+
+def resume(run: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW) -> tuple[int, dict]:
+    """(first step, carried state): delta_S and AdamW's moments back from the last checkpoint, if there is one."""
+    found = run.load_checkpoint()
+    if found is None:
+        return 0, {"since": [], "seconds": 0.0}
+    tensors, state = found
+    with torch.no_grad():
+        for name, p in adapter.delta().items():
+            p.copy_(tensors[f"delta_S.{name}"])
+            if f"exp_avg.{name}" in tensors:
+                optimiser.state[p] = {"step": torch.tensor(float(state["adam_step"])),
+                                      "exp_avg": tensors[f"exp_avg.{name}"].to(p.device),
+                                      "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(p.device)}  # fmt: skip
+    logger.info(f"resuming {run.path} at step {state['step']}")
+    return state["step"], state["carried"]
+
+
+def checkpoint(run: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
+    """delta_S, AdamW's moments, the data cursor (the step) and RNG state, at the top of the loop."""
+    tensors, adam_step = {}, 0
+    for name, p in adapter.delta().items():
+        tensors[f"delta_S.{name}"] = p.detach().cpu()
+        if state := optimiser.state.get(p):
+            adam_step = int(state["step"])
+            tensors[f"exp_avg.{name}"] = state["exp_avg"].cpu()
+            tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].cpu()
+    run.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
+
+
+def train(cfg: Config, run: RunDir, model, tokenizer, adapter: Adapter, v_hack, grader: Grader, device) -> None:
+    """The loop, from the resumed step to the end."""
+    train_problems, eval_problems = split_problems(cfg)
+    write_access = cfg.arm != "no-loophole"
+    prompts = tokenise(cfg, tokenizer, train_problems, write_access)
+    evaluator = Evaluator(cfg, tokenizer, eval_problems)
+    pad_id = tokenizer.pad_token_id
+    sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=pad_id, temperature=cfg.temperature,
+                      top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
+    optimiser = torch.optim.AdamW(adapter.delta().values(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2),
+                                  weight_decay=cfg.weight_decay)  # fmt: skip
+    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters() if p.requires_grad}, "the optimiser must hold exactly the delta_S"
+    if cfg.grad_checkpoint:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    first, carried = resume(run, adapter, optimiser)
+    if first == 0:
+        print(run.steps.header())
+    bar = tqdm(total=cfg.steps, initial=first, desc=cfg.run_path().name, disable=None, file=sys.stderr)
+    started = time.perf_counter()
+
+    for step in range(first, cfg.steps + 1):
+        if step % cfg.eval_every == 0 or step == cfg.steps:
+            if not (step == first and first > 0):  # the checkpoint was written after this evaluation
+                row, records = evaluator.run(model, adapter, sampler, grader, step)
+                run.evals.write(row | means(carried["since"], ("cos", "fired", "gnorm", "cos_up")))
+                run.add_rollouts(records)
+                carried["since"] = []
+                logger.info(
+                    f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}"
+                )
+        if step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps):
+            checkpoint(
+                run, adapter, optimiser, step, carried | {"seconds": carried["seconds"] + time.perf_counter() - started}
+            )
+        if step == cfg.steps:
+            break
+        if cfg.refresh_every and step and step % cfg.refresh_every == 0:
+            v_hack, _ = hack_directions(cfg, model, tokenizer, adapter, refresh=True)
+
+        picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
+        seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
+        rollout, texts, grades, t_roll, t_grade = sample_and_grade(
+            sampler, grader, tokenizer, prompts, picked, seeds, cfg.max_new)  # fmt: skip
+        t0 = time.perf_counter()
+        rewards_P_G = torch.tensor([reward(g, write_access) for g in grades]).view(cfg.prompts, cfg.group)
+        advantages_P_G, live_P = group_advantages(rewards_P_G, cfg.advantage == "classic", cfg.flat_eps)
+        lengths = rollout.lengths.tolist()
+        batch = Batch(
+            prompts=[prompts.ids[i] for i in picked],
+            completions=[t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)],
+            old_logprobs=[lp[:n] for lp, n in zip(rollout.logprobs, lengths, strict=True)],
+            texts=texts, grades=grades, rewards_P_G=rewards_P_G, advantages_P_G=advantages_P_G, live_P=live_P,
+        )  # fmt: skip
+        row = {"step": step, "reward": rewards_P_G.mean().item(), **rates(grades), "lr": learning_rate(cfg, step),
+               "len": sum(lengths) / len(lengths), "flat": 1 - live_P.float().mean().item()}  # fmt: skip
+        if live_P.any():
+            optimiser.zero_grad(set_to_none=True)
+            row["loss"], row["kl"] = backward(cfg, model, adapter, batch, pad_id, device)
+            row |= optimiser_step(cfg, adapter, optimiser, v_hack, step)
+        row |= {"t_roll": t_roll, "t_grade": t_grade, "t_train": time.perf_counter() - t0, "gib": peak_gib(device),
+                "eta": eta(started, step + 1 - first, cfg.steps - step - 1)}  # fmt: skip
+        run.steps.write(row)
+        if step % cfg.eval_every == 0:
+            run.add_rollouts([
+                record(step, "train", prompts.problems[picked[j]], texts[j], grades[j], rewards_P_G.flatten()[j].item(),
+                       advantages_P_G.flatten()[j].item()) for j in spread(len(picked), 16)])  # fmt: skip
+        carried["since"].append({k: row.get(k, math.nan) for k in ("cos", "fired", "gnorm", "cos_up")})
+        bar.update()
+    bar.close()
+    adapter.save(run.path / "delta_S.safetensors")
+    write_json(
+        run.path / "summary.json", summary(cfg, run, row, carried["seconds"] + time.perf_counter() - started, device)
+    )
+
+
+def end_ids(model, tokenizer) -> list[int]:
+    """Token ids that end a completion: the tokenizer's and the generation config's."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    ids = ids if isinstance(ids, list) else [ids] if ids is not None else []
+    return sorted({*ids, tokenizer.eos_token_id})
+
+
+def means(rows: list[dict], keys: tuple[str, ...]) -> dict[str, float]:
+    """Mean of each key over the rows that have a number there; nan where none has."""
+    out = {}
+    for key in keys:
+        values = [r[key] for r in rows if not math.isnan(r[key])]
+        out[key] = sum(values) / len(values) if values else math.nan
+    return out
+
+
+def peak_gib(device) -> float:
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+
+
+def eta(started: float, done: int, left: int) -> str:
+    seconds = int((time.perf_counter() - started) / done * left)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def summary(cfg: Config, run: RunDir, evaluation: dict, seconds: float, device) -> dict:
+    """What a finished run says of itself; the tables are read from the TSVs."""
+    return {"arm": cfg.arm, "label": cfg.label or cfg.arm, "seed": cfg.seed, "preset": cfg.preset, "steps": cfg.steps,
+            "final": evaluation, "seconds": round(seconds, 1), "peak_gib": round(peak_gib(device), 2)}  # fmt: skip
+
+
+def main() -> None:
+    cfg = parse(Config, description=__doc__)
+    if cfg.wording not in LOOPHOLE:
+        raise UserError(f"--wording {cfg.wording}: one of {', '.join(LOOPHOLE)}")
+    device = pick_device(cfg)
+    path = cfg.run_path()
+    if (path / "summary.json").exists() and not cfg.fresh:
+        RunDir(path, dataclasses.asdict(cfg))
+        logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
+        return
+    with Grader(workers=cfg.workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
+        model, tokenizer, adapter = load_model(cfg, device)
+        v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
+        config = {**dataclasses.asdict(cfg), "isolation": grader.isolation, "v_hack_sha256": v_sha,
+                  "weights_sha256": adapter.weights_sha256, **provenance()}  # fmt: skip
+        run = RunDir(path, config, cfg.fresh)
+        train(cfg, run, model, tokenizer, adapter, v_hack, grader, device)
+    print(f"done: {path}/summary.json")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,149 @@
+"""Does v_hack point the same way on pairs it has not seen? Table, histogram, gate, exit status.
+
+Per module cos(d, v) with d the mean gradient difference over the 16 held-out pairs. Beside it the null: the cosine of
+d with a random unit vector, whose mean absolute value is about sqrt(2 / (pi r)).
+
+    healthy   unimodal, median > 0.3
+    target    mean > 0.2
+    gate      positive in > 50% of modules (exit status 1 below it, unless --override)
+
+A pass says that the direction generalises across pairs; on the organism it did not predict suppression of hacking.
+
+    python verify_vhack_heldout.py --preset P [--v-hack F]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from loguru import logger
+from pairs import load_pairs
+from torch import Tensor
+
+from extract_vhack_grad import file_sha256, load_v_hack, pair_differences
+from presets import ModelConfig, UserError, load_model, parse, pick_device, run_main
+from project import null_abs_cos, random_directions
+
+
+@dataclass
+class VerifyConfig(ModelConfig):
+    """Check v_hack on the held-out pairs."""
+
+    override: bool = False
+    """Exit 0 even below the gate."""
+    out: str = ""
+    """Folder for heldout.{tsv,png,json}; empty: <its name>_heldout/ beside the v_hack artifact."""
+    null_seed: int = 0
+    """Seed of the random directions."""
+
+
+@dataclass
+class HeldOut:
+    """Held-out cosines per module."""
+
+    names: list[str]
+    r: list[int]
+    cos: Tensor
+    """[M] cosine of the held-out mean difference with v."""
+    null: Tensor
+    """[M] cosine of the same with a random unit vector."""
+
+    def summary(self) -> dict[str, float]:
+        """Mean, median, fraction positive, and the null's mean |cos| beside its expectation."""
+        return {
+            "modules": len(self.names),
+            "mean": self.cos.mean().item(),
+            "median": self.cos.median().item(),
+            "fraction_positive": (self.cos > 0).float().mean().item(),
+            "null_mean": self.null.mean().item(),
+            "null_mean_abs": self.null.abs().mean().item(),
+            "null_expected_abs": sum(map(null_abs_cos, self.r)) / len(self.r),
+        }
+
+
+def first_direction(v: Tensor) -> Tensor:
+    """[r] of a [r] or [k, r] direction."""
+    return v if v.dim() == 1 else v[0]
+
+
+def heldout_cosines(differences: dict[str, Tensor], v_hack: dict[str, Tensor], null_seed: int = 0) -> HeldOut:
+    """{module: [n, r]} held-out differences against v_hack and against random directions."""
+    null = random_directions({n: first_direction(v) for n, v in v_hack.items()}, null_seed)
+    cos, null_cos = [], []
+    for name, D in differences.items():
+        d = D.mean(0)
+        d = d / d.norm().clamp_min(1e-30)
+        cos.append(d @ first_direction(v_hack[name]))
+        null_cos.append(d @ null[name])
+    return HeldOut(
+        list(differences), [D.shape[1] for D in differences.values()], torch.stack(cos), torch.stack(null_cos)
+    )
+
+
+def histogram(result: HeldOut, path: Path) -> None:
+    """Held-out cosines and the null as overlaid histograms."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    bins = torch.linspace(-1, 1, 41).tolist()
+    ax.hist(result.null.tolist(), bins, color="0.75", label="random direction")
+    ax.hist(result.cos.tolist(), bins, color="#0072B2", alpha=0.85, label="v_hack")
+    ax.axvline(result.cos.median().item(), color="#D55E00", label=f"median {result.cos.median().item():.2f}")
+    ax.set(xlabel="cosine with the held-out gradient difference", ylabel="modules", xlim=(-1, 1))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    fig.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(fig)
+
+
+def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
+    """heldout.tsv (a row a module), heldout.json (summary and provenance), heldout.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f"{n}\t{r}\t{c:.4f}\t{z:.4f}" for n, r, c, z in
+            zip(result.names, result.r, result.cos.tolist(), result.null.tolist(), strict=True)]  # fmt: skip
+    (folder / "heldout.tsv").write_text("\n".join(["module\tr\tcos\tnull", *rows]) + "\n")
+    (folder / "heldout.json").write_text(json.dumps({**result.summary(), **header}, indent=1) + "\n")
+    histogram(result, folder / "heldout.png")
+
+
+def main() -> int:
+    cfg = parse(VerifyConfig, description=__doc__)
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
+    path = cfg.v_hack_path()
+    v_hack, metadata = load_v_hack(path, adapter, cfg)
+    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
+    if not held_out:
+        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
+    result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)
+    folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
+    header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out), "v_hack_sha256": file_sha256(path),
+              "pairs_sha256": metadata["pairs_sha256"]}  # fmt: skip
+    write(result, folder, header)
+    s = result.summary()
+    kinds: dict[str, list[float]] = {}
+    for name, c in zip(result.names, result.cos.tolist(), strict=True):
+        kinds.setdefault(name.rpartition(".")[2], []).append(c)
+    print("kind\tn\tmean\tmin\tmax")
+    for kind, values in kinds.items():
+        print(f"{kind}\t{len(values)}\t{sum(values) / len(values):.3f}\t{min(values):.3f}\t{max(values):.3f}")
+    healthy = s["median"] > 0.3 and s["mean"] > 0.2
+    gate = s["fraction_positive"] > 0.5
+    print(f"mean {s['mean']:.3f} (target > 0.2)  median {s['median']:.3f} (healthy > 0.3)  "
+          f"positive {100 * s['fraction_positive']:.1f}% (gate > 50%)  null |cos| {s['null_mean_abs']:.3f} "
+          f"(expected {s['null_expected_abs']:.3f})")  # fmt: skip
+    word = "healthy" if gate and healthy else "weak" if gate else "failed"
+    print(f"gate {'passed' if gate else 'FAILED'} ({word})  {folder}/heldout.tsv")
+    if not gate and not cfg.override:
+        logger.error("v_hack is not positive in more than half of the modules: mend the pairs, or pass --override")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
