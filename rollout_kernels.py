@@ -110,18 +110,23 @@ def _merge(part, stats, out, D: tl.constexpr, SPLITS: tl.constexpr, SPLITS_PAD: 
     tl.store(out + head * D + dim, result.to(out.dtype.element_ty))
 
 
+ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
+ATTEND_PROGRAMS = 1024
+"""Programs that fill the device, about 8 a multiprocessor: a row's slots are split until there are so many."""
+
+
 def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Tensor, prompt: Tensor, step: Tensor):
     """q [B, H, D] against keys, values [>= B, Hkv, S, D] -> [B, H D]; slots [0, lengths) are read from row `leader`."""
     n, heads, D = q.shape
     hkv = keys.shape[1]
-    splits = min(16, triton.cdiv(1024, n * hkv))  # about 8 programs a multiprocessor
+    splits = min(16, triton.cdiv(ATTEND_PROGRAMS, n * hkv))
     part = torch.empty((n, heads, splits, D), dtype=torch.float32, device=q.device)
     stats = torch.empty((n, heads, splits, 2), dtype=torch.float32, device=q.device)
     out = torch.empty((n, heads * D), dtype=q.dtype, device=q.device)
     _attend[(n * hkv, splits)](
         q, keys, values, part, stats, lengths, leader, prompt, step, keys.stride(0), keys.stride(1), D**-0.5,
-        HKV=hkv, REP=heads // hkv, REP_PAD=max(16, triton.next_power_of_2(heads // hkv)), D=D, BLOCK=64,
-        SPLITS=splits, num_warps=4, num_stages=3)  # fmt: skip
+        HKV=hkv, REP=heads // hkv, REP_PAD=max(16, triton.next_power_of_2(heads // hkv)), D=D,
+        SPLITS=splits, **ATTEND)  # fmt: skip
     _merge[(n * heads,)](part, stats, out, D=D, SPLITS=splits, SPLITS_PAD=triton.next_power_of_2(splits), num_warps=1)
     return out
 
@@ -139,4 +144,76 @@ def silu_mul(x: Tensor) -> Tensor:
     n, width = len(x), x.shape[1] // 2
     out = torch.empty((n, width), dtype=x.dtype, device=x.device)
     _silu_mul[(n, triton.cdiv(width, 1024))](x, out, width, BLOCK=1024, num_warps=4)
+    return out
+
+
+@triton.jit
+def _linear(x, weight, delta, scale, part, M, N, K, k_chunk, HAS_DELTA: tl.constexpr, BM: tl.constexpr,
+            BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+    split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
+    row = n.to(tl.int64)[:, None] * K
+    acc = tl.zeros((BM, BN), tl.float32)
+    acc_delta = tl.zeros((BM, BN), tl.float32)
+    for start in range(split * k_chunk, tl.minimum(split * k_chunk + k_chunk, K), BK):
+        k = start + tl.arange(0, BK)
+        if EVEN:
+            a = tl.load(x + m[:, None] * K + k[None, :], mask=m[:, None] < M, other=0.0)
+            w = tl.load(weight + row + k[None, :])
+        else:
+            inside = (n[:, None] < N) & (k[None, :] < K)
+            a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
+            w = tl.load(weight + row + k[None, :], mask=inside, other=0.0)
+        acc += tl.dot(a, tl.trans(w), input_precision="ieee")
+        if HAS_DELTA:
+            d = tl.load(delta + row + k[None, :]) if EVEN else tl.load(delta + row + k[None, :], mask=inside, other=0)
+            acc_delta += tl.dot(a, tl.trans(d.to(a.dtype)), input_precision="ieee")
+    if HAS_DELTA:
+        acc += acc_delta * tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+    at = (split * M + m[:, None]) * N + n[None, :]
+    tl.store(part + at, acc.to(part.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < N))
+
+
+@triton.jit
+def _reduce(part, bias, out, total, N, SPLITS: tl.constexpr, HAS_BIAS: tl.constexpr, ADD: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < total
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for split in tl.static_range(SPLITS):
+        acc += tl.load(part + split * total + i, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        acc += tl.load(bias + i % N, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        acc += tl.load(out + i, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + i, acc.to(out.dtype.element_ty), mask=inside)
+
+
+LINEAR = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 3}
+LINEAR_PROGRAMS = 264
+"""Programs that fill the device: the input axis is split until there are so many."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor | None, scale: Tensor | None,
+           add_to: Tensor | None = None, config: dict | None = None) -> Tensor:  # fmt: skip
+    """x W^T + b + (x delta^T) * scale for few rows, in one pass over the weights; summed in fp32, rounded once.
+
+    x [M <= 128, K], weight [N, K]; delta [N, K] int8 with scale [N] fp32, or None. Returns [M, N], or adds to add_to.
+    """
+    (M, K), N, config = x.shape, len(weight), config or LINEAR
+    BN, BK = config["BN"], config["BK"]
+    tiles = triton.cdiv(N, BN)
+    splits = config.get("splits") or max(1, min(8, LINEAR_PROGRAMS // tiles))
+    k_chunk = triton.cdiv(triton.cdiv(K, splits), BK) * BK
+    splits = triton.cdiv(K, k_chunk)
+    out = torch.empty((M, N), dtype=x.dtype, device=x.device) if add_to is None else add_to
+    direct = splits == 1 and bias is None and add_to is None
+    part = out if direct else torch.empty((splits, M, N), dtype=torch.float32, device=x.device)
+    _linear[(tiles, splits)](
+        x, weight, weight if delta is None else delta, x if scale is None else scale, part, M, N, K, k_chunk,
+        HAS_DELTA=delta is not None, BM=max(16, triton.next_power_of_2(M)), BN=BN, BK=BK,
+        EVEN=N % BN == 0 and K % BK == 0, num_warps=config["num_warps"], num_stages=config["num_stages"])  # fmt: skip
+    if not direct:
+        _reduce[(triton.cdiv(M * N, 1024),)](
+            part, x if bias is None else bias, out, M * N, N, SPLITS=splits, HAS_BIAS=bias is not None,
+            ADD=add_to is not None, BLOCK=1024, num_warps=4)  # fmt: skip
     return out
