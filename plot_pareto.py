@@ -55,9 +55,9 @@ SPARE_MARKS = (
     ("#009E73", "d"),
     ("#CC79A7", "H"),
     ("#E69F00", "8"),
-    ("#56B4E9", "1"),
-    ("#D55E00", "2"),
-    ("#0072B2", "3"),
+    ("#56B4E9", "^"),
+    ("#D55E00", "D"),
+    ("#0072B2", "p"),
 )
 SPARE = [(colour, marker, line) for line in ("-", "--", ":") for colour, marker in SPARE_MARKS]
 FLAVOUR_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000", "#BBBBBB")
@@ -123,8 +123,8 @@ def arm_rows(used: list[V.Run]) -> list[dict]:
         runs = [run for run in used if run.arm == arm]
         numbers = [V.run_numbers(run) for run in runs]
         row = {"arm": arm, "n": len(runs), "seeds": [run.seed for run in runs], "nan": []}
-        for key in numbers[0]:
-            values = [n[key] for n in numbers]
+        for key in {key: None for n in numbers for key in n}:
+            values = [n.get(key, math.nan) for n in numbers]
             finite = [v for v in values if math.isfinite(v)]
             row[key] = V.summarise(V.pp(v) if key in PERCENT else v for v in finite)
             if 0 < len(finite) < len(values) and key != "to50":
@@ -364,13 +364,13 @@ def plot_pareto(used: list[V.Run], rows: list[dict], out: Path) -> bool:
     for run in used:
         colour, marker, _ = styles[run.arm]
         ax.scatter(V.pp(V.final_rate(run, "hack")), V.pp(V.final_rate(run, "pass")), s=18, marker=marker, color=colour,
-                   alpha=0.45, linewidths=0.8 if marker in "123" else 0, zorder=2)  # fmt: skip
+                   alpha=0.45, linewidths=0, zorder=2)  # fmt: skip
     for row in rows:
         colour, marker, _ = styles[row["arm"]]
         x, y = row["hack"], row["pass"]
         error = [0 if math.isnan(s.sem) else s.sem for s in (x, y)]
         ax.errorbar(x.mean, y.mean, error[1], error[0], fmt="none", color=colour, capsize=3, elinewidth=1.5, zorder=3)
-        ax.plot(x.mean, y.mean, marker, color=colour, ms=8.5, mec="white" if marker not in "123" else colour, mew=0.8,
+        ax.plot(x.mean, y.mean, marker, color=colour, ms=8.5, mec="white", mew=0.8,
                 zorder=4, label=f"{row['arm']} (n={row['n']})")  # fmt: skip
     right = max([V.pp(V.final_rate(run, "hack")) for run in used] + [5]) * 1.06
     top = max([V.pp(V.final_rate(run, "pass")) for run in used] + [5]) * 1.2
@@ -672,23 +672,27 @@ def bounds(s: V.Stat) -> str:
     return "-" if math.isnan(s.lo) else f"{s.lo:.1f} to {s.hi:.1f}"
 
 
-def details(used: list[V.Run], rows: list[dict], flavours: dict) -> str:
+def details(rows: list[dict], flavours: dict) -> str:
     """The second table: attempts, own, compile, pass with write access, steps to 50%, the flag, what remains."""
-    optional = [(k, t) for k, t in (("own", "Own %"), ("passw", "Pass with access %")) if any(r[k].n for r in rows)]
-    header = ["Arm", "Attempt %", *(t for _, t in optional), "Compile %", "Steps to 50% hack", "cos of update*",
+    optional = {k: t for k, t in (("own", "Own %"), ("passw", "Pass with access %")) if any(r[k].n for r in rows)}
+    optional |= {k: k.removeprefix("evals.") for k in sorted({k for r in rows for k in r if k.startswith("evals.")})}
+    header = ["Arm", "Attempt %", *optional.values(), "Compile %", "Steps to 50% hack", "cos of update*",
               "cos, whole run", "fired, whole run", "Projection", "Strict hacks that remain"]  # fmt: skip
-    body = []
-    for row in rows:
-        half = f"{row['to50'].mean:.0f} ({row['reached50']} of {row['n']})" if row["reached50"] else "-"
-        flag = V.activity(row["cos"].mean, row["fired"].mean) if V.projects(row["arm"]) else ""
-        body.append([row["arm"], V.pm(row["attempt"]), *(V.pm(row[k]) for k, _ in optional), V.pm(row["compile"]), half,
-                     V.pm(row["cos_up"], 3), V.pm(row["cos_all"], 3), V.pm(row["fired_all"], 3), flag,
-                     remaining(flavours.get(row["arm"], {}))])  # fmt: skip
+    body = [detail_cells(row, list(optional), remaining(flavours.get(row["arm"], {}))) for row in rows]
     note = (
         "Steps to 50% hack: first evaluation with a strict hack rate of 50% or more, mean over the seeds that got "
         "there. Strict hacks that remain: flavours among the completions sampled at the last evaluation, seeds pooled."
     )
     return f"{markdown_table(header, body)}\n\n{note}"
+
+
+def detail_cells(row: dict, optional: list[str], left: str) -> list[str]:
+    """One arm's line of the second table."""
+    half = f"{row['to50'].mean:.0f} ({row['reached50']} of {row['n']})" if row["reached50"] else "-"
+    flag = V.activity(row["cos"].mean, row["fired"].mean) if V.projects(row["arm"]) else ""
+    more = [V.pm(row[k], 1 if k in PERCENT else 3) if k in row else "-" for k in optional]
+    cosines = [V.pm(row[k], 3) for k in ("cos_up", "cos_all", "fired_all")]
+    return [row["arm"], V.pm(row["attempt"]), *more, V.pm(row["compile"]), half, *cosines, flag, left]
 
 
 def activity_text(used: list[V.Run], rows: list[dict]) -> str:
@@ -882,7 +886,7 @@ def report_md(cfg, runs, used, left_out, verdicts, rows, flavours, heldout, have
         "### Every arm against vanilla\n\nPaired by seed with the figures of H1; the verdict belongs to `projected` "
         f"alone. A positive reduction means fewer hacks.\n\n{against_vanilla(used, rows)}",
         f"## Trajectories\n\n{fig['trajectories']}",
-        f"## What remains\n\n{details(used, rows, flavours) if used else 'No run counts.'}\n\n{fig['flavours']}",
+        f"## What remains\n\n{details(rows, flavours) if used else 'No run counts.'}\n\n{fig['flavours']}",
         f"## Was the projection active?\n\n{activity_text(used, rows)}\n\n{fig['cosine']}",
         f"## Held-out cosine of v_hack\n\n{heldout_text(heldout)}\n\n{fig['heldout']}" if heldout else "",
         f"## Runs\n\n{run_list(runs, used, left_out)}",

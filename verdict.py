@@ -334,7 +334,9 @@ def run_numbers(run: Run) -> dict[str, float]:
         out[column] = mean if used else final_rate(run, column)
     out["cos_all"], out["fired_all"] = window_mean(run, "cos", None)[0], window_mean(run, "fired", None)[0]
     out["to50"] = steps_to_half(run)
-    return out
+    # Columns that neither the contract nor train.py names are tabled as they are.
+    extra = {f"evals.{c}": final_rate(run, c) for c in run.evals if c not in NUMERIC}
+    return out | {name: value for name, value in extra.items() if math.isfinite(value)}
 
 
 def steps_to_half(run: Run) -> float:
@@ -395,7 +397,7 @@ def summarise(values) -> Stat:
         draws = np.random.default_rng(0).integers(0, n, size=(BOOTSTRAP, n))
         lo, hi = (float(q) for q in np.percentile(x[draws].mean(1), [2.5, 97.5]))
     # Rates with few digits give sums such as 0.30000000000000004; thresholds are compared after rounding.
-    return Stat(*(round(v, 9) for v in (float(x.mean()), sem, lo, hi)), n)
+    return Stat(*(float(f"{v:.12g}") for v in (x.mean(), sem, lo, hi)), n)
 
 
 def by_seed(runs: list[Run], arm: str) -> dict[int, Run]:
@@ -593,9 +595,9 @@ def branch(runs: list[Run]) -> str:
     """The decision branch of a falsified H4: the next model up the chain and its command."""
     preset = runs[0].preset
     if preset == "full":
-        return "next: Qwen3-4B is the top of the preregistered chain, so stop and report that hacking did not emerge"
+        return "Qwen3-4B is the top of the preregistered chain: stop, and report that hacking did not emerge"
     model, command = NEXT_MODEL.get(preset, NEXT_MODEL["dev"])
-    return f"next: the next model up the chain, {model}: `{command}`"
+    return f"the next model up the chain is {model}: `{command}`"
 
 
 def _too_few(name: str, c: dict, left_out: list[tuple[Run, str]]) -> Verdict:

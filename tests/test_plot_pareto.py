@@ -319,13 +319,12 @@ def test_kl_falls_back_to_the_last_evaluation(tmp_path):
 
 
 def test_extra_and_missing_columns(tmp_path):
-    make_run(
-        tmp_path, "vanilla", 0, 0.8, 0.5, eval_header=["step", "pass", "hack", "own", "solvable"], step_header=["step"]
-    )
+    path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5, step_header=["step"])
+    (path / "evals.tsv").write_text("step\tpass\thack\town\tsolvable\n200\t0.5\t0.8\t0.82\t0.25\n")
     row = rows_of(tmp_path)["vanilla"]
-    assert (
-        row["hack"].mean == 80 and row["own"].mean == 82 and row["attempt"].n == 0 and P.cell(row, "mean cos*") == "-"
-    )
+    assert row["hack"].mean == 80 and row["own"].mean == 82 and row["attempt"].n == 0
+    assert P.cell(row, "mean cos*") == "-" and row["evals.solvable"].mean == 0.25
+    assert "| solvable |" in P.details([row], {}) and "| 0.250 |" in P.details([row], {})
     make_run(tmp_path, "vanilla", 1, 0.8, 0.5, eval_header=[c for c in EVAL_HEADER if c != "pass"])
     _, left_out = V.select(V.load_runs([tmp_path]))
     assert [why for _, why in left_out] == ["evals.tsv has no column pass"]
