@@ -721,9 +721,9 @@ def run_list(runs: list[V.Run], used: list[V.Run], left_out: list[tuple[V.Run, s
         sha = str(run.config.get("v_hack_sha256") or "")[:8] or "-"
         complete = "yes" if run.complete else "no"
         body.append(
-            [run.name, run.arm, str(run.seed), complete, V.step_text(run.end), sha, state, "; ".join(run.notes)]
+            [run.name, run.arm, str(run.seed), complete, V.evaluated(run.end), sha, state, "; ".join(run.notes)]
         )
-    text = markdown_table(["Run", "Arm", "Seed", "Complete", "Last evaluation", "v_hack", "State", "Notes"], body)
+    text = markdown_table(["Run", "Arm", "Seed", "Complete", "Evaluated", "v_hack", "State", "Notes"], body)
     differ = differing_fields(used)
     return f"{text}\n\nConfiguration fields that differ among the runs that count: {differ}." if differ else text
 

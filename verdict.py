@@ -141,21 +141,21 @@ class Verdict:
 
 
 def find_run_dirs(paths: list[Path]) -> list[Path]:
-    """Run directories among `paths` and below them, each once, sorted. Raises ReportError where a path holds none.
+    """Run directories among `paths` and below them, each once, sorted. Raises ReportError where there is none.
 
-    Below a folder, runs that train.py --fresh moved aside (`NAME.oldN`) and hidden folders are passed over.
+    Files and folders without a run are passed over, so that `outputs/tiny/*` can be given; so are, below a folder,
+    runs that train.py --fresh moved aside (`NAME.oldN`) and hidden folders.
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        if not path.is_dir():
-            raise ReportError(
-                f"{path} is not a directory: pass run directories, or a folder of them such as outputs/tiny"
-            )
-        here = [path] if _is_run(path) else _runs_below(path)
-        if not here:
-            raise ReportError(f"no run directory at or below {path}: make one with train.py, or pass another path")
+        if not path.exists():
+            raise ReportError(f"{path} does not exist: pass run directories, or a folder of them such as outputs/tiny")
+        here = [] if path.is_file() else [path] if _is_run(path) else _runs_below(path)
         for run in here:
             found.setdefault(run.resolve(), run)
+    if not found:
+        where = ", ".join(str(p) for p in paths[:3]) + (" ..." if len(paths) > 3 else "")
+        raise ReportError(f"no run directory at or below {where}: make one with train.py, or pass another path")
     return sorted(found.values(), key=lambda p: p.as_posix())
 
 
@@ -366,7 +366,7 @@ def select(runs: list[Run], include_incomplete: bool = False) -> tuple[list[Run]
         missing = [c for c in ("hack", "pass") if c not in run.evals]
         nan = [c for c in ("hack", "pass") if c in run.evals and not math.isfinite(final_rate(run, c))]
         if not run.complete and not include_incomplete:
-            left_out.append((run, f"incomplete (no summary.json; last evaluation {step_text(run.end)})"))
+            left_out.append((run, f"incomplete (no summary.json; {evaluated(run.end)})"))
         elif run.end < 0:
             left_out.append((run, "no evaluation in evals.tsv"))
         elif missing:
@@ -378,8 +378,8 @@ def select(runs: list[Run], include_incomplete: bool = False) -> tuple[list[Run]
     return used, left_out
 
 
-def step_text(step: int) -> str:
-    return "never" if step < 0 else f"at step {step}"
+def evaluated(step: int) -> str:
+    return "not evaluated" if step < 0 else f"last evaluated at step {step}"
 
 
 # ---- statistics ----------------------------------------------------------------------------------------------------
@@ -407,6 +407,8 @@ def by_seed(runs: list[Run], arm: str) -> dict[int, Run]:
 def pair(used: list[Run], arm: str, reference: str) -> tuple[list[tuple[int, Run, Run]], list[str]]:
     """([(seed, arm's run, reference's run)], [why a seed has no pair])."""
     a, b = by_seed(used, arm), by_seed(used, reference)
+    if not a or not b:
+        return [], [f"no {name} run counts" for name, runs in ((arm, a), (reference, b)) if not runs]
     pairs, missing = [], []
     for seed in sorted(a.keys() | b.keys()):
         if seed not in a or seed not in b:
@@ -619,7 +621,7 @@ def blocked(left_out: list[tuple[Run, str]], arms: list[str]) -> str:
 
 
 def few_seeds(n: int) -> str:
-    return f"; seeds differ more than most knobs: {ADVISED_SEEDS} before a claim" if n < ADVISED_SEEDS else ""
+    return f"; seeds differ much: {ADVISED_SEEDS} are advised before a claim" if n < ADVISED_SEEDS else ""
 
 
 def counted(n: int) -> str:

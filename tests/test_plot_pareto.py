@@ -237,7 +237,9 @@ def test_duplicate_seed_names_both_directories(tmp_path):
 def test_same_directory_twice_and_moved_aside_runs_are_no_duplicates(tmp_path):
     path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
     make_run(tmp_path, "vanilla", 0, 0.7, 0.5, name="vanilla_s0.old1")
-    assert [run.path for run in V.load_runs([path, tmp_path, tmp_path / "tiny"])] == [path]
+    (tmp_path / "tiny" / "v_hack.safetensors").write_text("")
+    (tmp_path / "tiny" / "report").mkdir()
+    assert [run.path for run in V.load_runs([path, tmp_path, *(tmp_path / "tiny").glob("[!.]*[!1]")])] == [path]
 
 
 def test_variants_and_unknown_arms_are_rows_in_a_stable_order(tmp_path):
@@ -431,7 +433,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
     text = make_run(tmp_path / "text", "vanilla", 0, 0.8, 0.5, curve=[(200, 0.8, "0.5x")])
     for args, said in (
         ([empty], "no run directory at or below"),
-        ([tmp_path / "nowhere"], "is not a directory"),
+        ([tmp_path / "nowhere", torn], "does not exist"),
         ([torn], "evals.tsv line 10 is torn (9 cells under 10 columns)"),
         ([percent], "hack = 80: rates are fractions"),
         ([text], "pass is '0.5x'"),
