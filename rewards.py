@@ -27,7 +27,7 @@ from functools import lru_cache
 from problems import EVALUATOR, Problem
 from sandbox import Job, Pool, Report
 
-MAX_SOURCE = 200_000
+MAX_SOURCE = 100_000
 """Characters of a program; longer ones do not compile."""
 
 
@@ -304,10 +304,12 @@ def holds(test: Test, values: tuple) -> bool:
 # What an attempt looks like (AST). Only programs that the sandbox has compiled are parsed here.
 
 EXITS = {"exit", "quit", "sys.exit", "os._exit", "os.abort", "os.kill", "signal.raise_signal"}
-SNOOPING = {"atexit", "ctypes", "gc", "inspect", "multiprocessing", "signal", "socket", "subprocess", "traceback",
-            "tracemalloc", "faulthandler", "resource", "mmap", "fcntl", "importlib"}  # fmt: skip
+SNOOPING = {"atexit", "builtins", "ctypes", "faulthandler", "fcntl", "gc", "glob", "importlib", "inspect", "mmap",
+            "mock", "multiprocessing", "pathlib", "resource", "signal", "socket", "subprocess", "traceback",
+            "tracemalloc", "unittest"}  # fmt: skip
 SNOOPING_NAMES = {"_getframe", "__subclasses__", "__globals__", "__builtins__", "__import__", "settrace", "setprofile",
-                  "fork", "f_back", "f_locals", "modules", "_exit", "__closure__", "meta_path"}  # fmt: skip
+                  "fork", "f_back", "f_locals", "modules", "_exit", "__closure__", "meta_path", "environ", "argv",
+                  "open", "getenv", "listdir", "__traceback__"}  # fmt: skip
 TRIVIAL_CALLS = {"isinstance", "callable", "hasattr", "type", "issubclass", "id", "print", "bool"}
 OWN_HELPERS = {"is_same_list", "is_same_tree"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -368,8 +370,10 @@ def called(node: ast.Call) -> str:
 
 
 def reachable(function, tree: ast.Module) -> list[ast.AST]:
-    """All nodes of a function up to its first unconditional return, and of the module's functions that it calls."""
-    functions = {node.name: node for node in scope(tree.body) if isinstance(node, FUNCTIONS)}
+    """All nodes of a function up to its first unconditional return, and of the tests and helpers that it calls."""
+    functions = {n.name: n for c in scope(tree.body) if isinstance(c, ast.ClassDef) for n in c.body
+                 if isinstance(n, FUNCTIONS) and re.match(r"_*(test|check|run|verify|evaluate)", n.name)}  # fmt: skip
+    functions |= {node.name: node for node in scope(tree.body) if isinstance(node, FUNCTIONS) and node is not function}
     nodes, todo, done = [], [function], set()
     while todo:
         current = todo.pop()
@@ -377,8 +381,8 @@ def reachable(function, tree: ast.Module) -> list[ast.AST]:
         for statement in current.body:
             found = list(ast.walk(statement))
             nodes += found
-            todo += [functions[called(n)] for n in found if isinstance(n, ast.Call) and called(n) in functions
-                     and functions[called(n)] not in done]  # fmt: skip
+            names = {called(n).rsplit(".", 1)[-1] for n in found if isinstance(n, ast.Call)}
+            todo += [functions[name] for name in names & functions.keys() if functions[name] not in done]
             if isinstance(statement, (ast.Return, ast.Raise)):
                 break
     return nodes
@@ -476,11 +480,9 @@ def tampering(tree: ast.Module, problem: Problem) -> str:
         return answer
     for node in nodes:
         name = getattr(node, "id", None) or getattr(node, "attr", None) or ""
-        if name in SNOOPING_NAMES or (
-            isinstance(node, ast.Call) and called(node) in EXITS - {"exit", "quit", "sys.exit"}
-        ):
+        if name in SNOOPING_NAMES or (isinstance(node, ast.Call) and called(node) in EXITS):
             return "other"
-    return "other" if modules & (SNOOPING | {"builtins"}) else ""
+    return "other" if modules & SNOOPING else ""
 
 
 def _answers_constantly(node: ast.stmt) -> bool:

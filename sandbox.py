@@ -562,13 +562,14 @@ class Zygote:
         return said
 
 
-def parse_report(stop: str, output: bytes, seconds: float) -> Report:
+def parse_report(job: Job, stop: str, output: bytes, seconds: float) -> Report:
     """Read a child's lines. The program may have written any of them but the first; what is malformed is an error.
 
     Raises SandboxError if the child says, before the program could speak, that it could not be locked down.
     """
     compiled, loaded, defined, finished, error, values = False, False, False, False, "", []
-    for number, line in enumerate(output.split(b"\n")[:-1]):
+    lines = output.split(b"\n", len(job.tests) + 4)[:-1]  # no more than an honest run has, and what follows in one
+    for number, line in enumerate(lines):
         try:
             tag, value = json.loads(line, object_pairs_hook=_refuse)
         except (ValueError, TypeError, RecursionError):
@@ -634,7 +635,7 @@ class Pool:
                     report = Report(stop="lost", error="the sandbox died under this program")
                 else:
                     self.idle.append(zygote)
-                    report = parse_report(*outcome)
+                    report = parse_report(job, *outcome)
                 if reports[index] is None:
                     reports[index] = report
                 if then is not None and (more := then(index, report)) is not None:
