@@ -1,4 +1,4 @@
-"""The attack suite: no program gains a pass, sees the trainer, leaves anything behind, or stops the grading of others."""
+"""The attack suite: no program gains a pass, sees the trainer, leaves anything behind, or stops others' grading."""
 
 from __future__ import annotations
 
