@@ -770,7 +770,9 @@ def commands(cfg: Config, used: list[V.Run]) -> str:
             words[words.index("--seed") + 1] = "$SEED"
         seeds.setdefault(" ".join(w if w == "$SEED" else shlex.quote(w) for w in words), []).append(run.seed)
     lines = [f"{command}  # seed {' '.join(map(str, of))}" for command, of in seeds.items()]
-    own = shlex.join(["python", "plot_pareto.py", *(shown_path(p) for p in cfg.runs)])
+    flags = ["--out", shown_path(str(cfg.out))] if cfg.out else []
+    flags += ["--include-incomplete"] if cfg.include_incomplete else []
+    own = shlex.join(["python", "plot_pareto.py", *(shown_path(p) for p in cfg.runs), *flags])
     return "```\n" + "\n".join([*lines, own]) + "\n```"
 
 
