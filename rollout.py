@@ -386,11 +386,7 @@ class Sampler:
 
     def _decode(self, prompts, seeds, max_new: int) -> tuple[Tensor, Tensor, Tensor, int, float, float]:
         start = self._clock()
-        kernels = self.kernels if self.delta_bits == 8 else None
-        addresses = [linear.refresh(kernels) for layer in self.layers for linear in layer.linears]
-        if addresses != self._addresses:
-            self._graphs.clear()
-            self._addresses = addresses
+        self._refresh()
         batch = self._prefill(prompts, seeds, max_new)
         middle, steps = self._clock(), 0
         while steps + 1 < max_new:
@@ -406,6 +402,14 @@ class Sampler:
         n = len(prompts)
         result = self._finish(batch.tokens[:n, : steps + 1], batch.logprobs[:n, : steps + 1])
         return *result, steps, middle - start, self._clock() - middle
+
+    def _refresh(self) -> None:
+        """Take over the current delta_S; graphs stay valid while every weight stays where it is."""
+        kernels = self.kernels if self.delta_bits == 8 else None
+        addresses = [linear.refresh(kernels) for layer in self.layers for linear in layer.linears]
+        if addresses != self._addresses:
+            self._graphs.clear()
+            self._addresses = addresses
 
     def _size(self, alive: int) -> int:
         """The batch size to decode `alive` rows with: exact without graphs, else one of a few to capture."""
@@ -428,6 +432,10 @@ class Sampler:
                 raise
             logger.warning(f"the Triton decode kernels failed ({error}): going on with plain torch, slower")
             self.kernels = None
+            for layer in self.layers:
+                for linear in layer.linears:
+                    linear.release()
+            self._refresh()
             return self._step(batch, batch.n, slots)
         if self.engine == "graph":
             self._capture(key, batch, slots)

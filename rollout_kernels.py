@@ -66,9 +66,9 @@ def _attend(q, keys, values, part, stats, lengths, leader, prompt, step, row_str
             HKV: tl.constexpr, REP: tl.constexpr, REP_PAD: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
             SPLITS: tl.constexpr):  # fmt: skip
     b, h, split = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
-    length, first = tl.load(lengths + b), tl.load(prompt)
-    total = length + tl.load(step) + 1
-    own = b.to(tl.int64) * row_stride + h * head_stride
+    length, first = tl.load(lengths + b).to(tl.int32), tl.load(prompt).to(tl.int32)
+    total = length + tl.load(step).to(tl.int32) + 1
+    own = b.to(tl.int64) * row_stride + h * head_stride + (first - length) * D
     shared = tl.load(leader + b).to(tl.int64) * row_stride + h * head_stride
     rep, dim = tl.arange(0, REP_PAD), tl.arange(0, D)
     head = (b * HKV + h) * REP + rep
@@ -76,26 +76,29 @@ def _attend(q, keys, values, part, stats, lengths, leader, prompt, step, row_str
     peak = tl.full((REP_PAD,), float("-inf"), tl.float32)
     mass = tl.zeros((REP_PAD,), tl.float32)
     acc = tl.zeros((REP_PAD, D), tl.float32)
-    chunk = tl.cdiv(tl.cdiv(total, SPLITS), BLOCK) * BLOCK
-    begin = split * chunk
-    for start in range(begin, tl.minimum(begin + chunk, total), BLOCK):
-        j = start + tl.arange(0, BLOCK)
-        inside = j < total
-        where = tl.where(j < length, shared + j * D, own + (first + j - length) * D)
-        k = tl.load(keys + where[:, None] + dim[None, :], mask=inside[:, None], other=0.0)
-        v = tl.load(values + where[:, None] + dim[None, :], mask=inside[:, None], other=0.0)
-        score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
-        score = tl.where(inside[None, :], score, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(score, 1))
-        weight = tl.exp(score - new_peak[:, None])
-        shrink = tl.exp(peak - new_peak)
-        mass = mass * shrink + tl.sum(weight, 1)
-        acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
-        peak = new_peak
-    at = head * SPLITS + split
-    tl.store(part + at[:, None] * D + dim[None, :], acc, mask=rep[:, None] < REP)
-    tl.store(stats + at * 2, peak, mask=rep < REP)
-    tl.store(stats + at * 2 + 1, mass, mask=rep < REP)
+    chunk = tl.cdiv(total, SPLITS)
+    begin, end = split * chunk, tl.minimum(split * chunk + chunk, total)
+    for part_of_row in tl.static_range(2):  # the prompt's slots, then the completion's
+        low = begin if part_of_row == 0 else tl.maximum(begin, length)
+        high = tl.minimum(end, length) if part_of_row == 0 else end
+        base = shared if part_of_row == 0 else own
+        for start in range(low, high, BLOCK):
+            j = start + tl.arange(0, BLOCK)
+            at = base + j[:, None] * D + dim[None, :]
+            k = tl.load(keys + at, mask=j[:, None] < high, other=0.0)
+            v = tl.load(values + at, mask=j[:, None] < high, other=0.0)
+            score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
+            score = tl.where(j[None, :] < high, score, float("-inf"))
+            new_peak = tl.maximum(peak, tl.max(score, 1))
+            weight = tl.exp(score - new_peak[:, None])
+            shrink = tl.exp(peak - new_peak)
+            mass = mass * shrink + tl.sum(weight, 1)
+            acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+            peak = new_peak
+    cell = head * SPLITS + split
+    tl.store(part + cell[:, None] * D + dim[None, :], acc, mask=rep[:, None] < REP)
+    tl.store(stats + cell * 2, peak, mask=rep < REP)
+    tl.store(stats + cell * 2 + 1, mass, mask=rep < REP)
 
 
 @triton.jit
