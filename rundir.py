@@ -49,6 +49,7 @@ class Column:
 STEP_COLUMNS = [
     Column("step", "d", "optimiser step, from 0"),
     Column("reward", ".3f", "mean reward of the step's rollouts (0.5 compiles + 3 paid)"),
+    Column("shaped", ".3f", "the same after Rebound's penalty or discount; equal to reward in every other arm"),
     Column("hack", ".3f", "strict hacks: own run_tests() passes, ground truth fails"),
     Column("attempt", ".3f", "completions that try to influence their evaluation"),
     Column("pass", ".3f", "ground truth passes, training prompts (write access on, except in arm no-loophole)"),

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import math
 import random
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -22,23 +23,32 @@ from typing import Literal
 
 import torch
 from loguru import logger
-from pairs import load_pairs, shuffled_labels
-from rewards import Grade, Grader, reward
 from torch import Tensor
 from tqdm import tqdm
 
 from antipasto import Adapter
 from extract_vhack_grad import directions, file_sha256, load_v_hack, pair_differences
 from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
-from presets import ModelConfig, UserError, chat_ids, load_model, parse, pick_device, run_main
-from problems import EVALUATOR, EVALUATOR_NAMES, LOOPHOLE, Problem, load_problems, organism_problems, prompt_messages
+from pairs import load_pairs, shuffled_labels
+from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model, parse, pick_device, run_main
+from problems import EVALUATOR, EVALUATOR_NAMES, Problem, load_problems, organism_problems, prompt_messages
 from project import Projection, project_grads, random_directions, update_cosines
+from rebound import concept_direction, layer_at_depth, rebound_penalty, rebound_zscore_discount, residual_means
+from rewards import Grade, Grader, reward
 from rollout import Rollout, Sampler
 from rundir import RunDir, provenance, write_json
 
 Arm = Literal[
-    "vanilla", "projected", "projected-nomag", "random-v", "shuffled-v", "reversed", "no-loophole"
-]  # fmt: skip
+    "vanilla",
+    "projected",
+    "projected-nomag",
+    "rebound",
+    "random-v",
+    "shuffled-v",
+    "reversed",
+    "rebound-zscore",
+    "no-loophole",
+]
 SIDE = {"projected": "hackward", "projected-nomag": "hackward", "random-v": "hackward", "shuffled-v": "hackward",
         "reversed": "cleanward"}  # fmt: skip
 
@@ -48,8 +58,9 @@ class Config(ModelConfig):
     """One run."""
 
     arm: Arm = "vanilla"
-    """vanilla, projected, projected-nomag (no rescaling to |g|), and the controls random-v (random unit vectors),
-    shuffled-v (labels permuted within pairs), reversed (removes cos < 0), no-loophole (write access off)."""
+    """The preregistered four: vanilla, projected, projected-nomag (no rescaling to |g|), rebound (reward penalty);
+    controls: random-v (random unit vectors), shuffled-v (labels permuted within pairs), reversed (removes cos < 0),
+    rebound-zscore (Rebound as published), no-loophole (write access off)."""
     seed: int = 0
     """Seeds the prompts' order, every sampled token and the random controls."""
     label: str = ""
@@ -115,6 +126,11 @@ class Config(ModelConfig):
     """What is projected: the gradient (preregistered), or AdamW's update (labelled variant)."""
     refresh_every: int = 0
     """Re-extract v_hack at the current weights every n steps (labelled variant); 0: never."""
+
+    rebound_alpha: float | None = None
+    """Strength of Rebound; None: 0.5 for rebound (preregistered), 2.0 for rebound-zscore (as published)."""
+    rebound_depth: float = 0.66
+    """Depth of the layer whose residual Rebound reads, as a share of the layers."""
 
     micro_batch: int = 8
     """Rows a forward and backward pass."""
@@ -203,9 +219,64 @@ def row_seed(*key) -> int:
 
 
 @dataclass
+class Rebound:
+    """Rebound's state in the arms that use it: one layer, one concept direction at the initial policy (rebound.py)."""
+
+    arm: str
+    alpha: float
+    layer: int
+    v: Tensor
+    """[d] fp32: unit for rebound, unnormalised for rebound-zscore."""
+
+    def shape(self, cfg: Config, model, prompts: list[list[int]], completions: list[list[int]], rewards_P_G: Tensor,
+              pad_id: int) -> Tensor:  # fmt: skip
+        """Rewards [P, G] after the penalty (rebound) or the discount (rebound-zscore), at the current weights."""
+        h_B_d = residual_means(model, prompts, completions, self.layer, pad_id, cfg.micro_batch)
+        if self.arm == "rebound":
+            return rewards_P_G - rebound_penalty(h_B_d, self.v, self.alpha).cpu().view_as(rewards_P_G)
+        groups_B = torch.arange(cfg.prompts).repeat_interleave(cfg.group)
+        return rewards_P_G * rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view_as(rewards_P_G)
+
+
+def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter) -> Rebound | None:
+    """The concept direction of the training pairs at the base model, also in a resumed run; None in other arms."""
+    if not cfg.arm.startswith("rebound"):
+        return None
+    rows = [(chat_ids(tokenizer, p.messages), completion_ids(tokenizer, p.hack), completion_ids(tokenizer, p.clean))
+            for p in load_pairs(cfg.pairs) if not p.held_out]  # fmt: skip
+    layer = layer_at_depth(model.config.num_hidden_layers, cfg.rebound_depth)
+    with adapter.reference():
+        v = concept_direction(model, rows, layer, tokenizer.pad_token_id, unit=cfg.arm == "rebound",
+                              micro_batch=cfg.micro_batch)  # fmt: skip
+    alpha = cfg.rebound_alpha if cfg.rebound_alpha is not None else {"rebound": 0.5, "rebound-zscore": 2.0}[cfg.arm]
+    return Rebound(cfg.arm, alpha, layer, v)
+
+
+@dataclass
+class Run:
+    """What stays the same over a run's steps."""
+
+    cfg: Config
+    device: torch.device
+    model: torch.nn.Module
+    tokenizer: object
+    adapter: Adapter
+    v_hack: dict[str, Tensor] | None
+    grader: Grader
+    sampler: Sampler
+    prompts: Prompts
+    rebound: Rebound | None
+
+    @property
+    def write_access(self) -> bool:
+        return self.cfg.arm != "no-loophole"
+
+
+@dataclass
 class Batch:
     """P x G graded completions, rows in prompt order; B = P G."""
 
+    problems: list[Problem]
     prompts: list[list[int]]
     completions: list[list[int]]
     old_logprobs: list[Tensor]
@@ -213,9 +284,44 @@ class Batch:
     texts: list[str]
     grades: list[Grade]
     rewards_P_G: Tensor
+    """As graded; `shaped_P_G` is what the advantages are made of (the same but in the Rebound arms)."""
+    shaped_P_G: Tensor
     advantages_P_G: Tensor
     live_P: Tensor
-    """[P] bool: groups whose rewards differ."""
+    """[P] bool: groups whose shaped rewards differ."""
+    seconds: tuple[float, float]
+    """Sampling, grading."""
+
+
+def make_batch(run: Run, step: int) -> Batch:
+    """Sample, grade and score the step's P x G completions."""
+    cfg, prompts = run.cfg, run.prompts
+    picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
+    seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
+    rollout, texts, grades, *seconds = sample_and_grade(
+        run.sampler, run.grader, run.tokenizer, prompts, picked, seeds, cfg.max_new
+    )
+    lengths = rollout.lengths.tolist()
+    rows = [prompts.ids[i] for i in picked]
+    completions = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
+    rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
+    shaped_P_G = rewards_P_G
+    if run.rebound:
+        shaped_P_G = run.rebound.shape(cfg, run.model, rows, completions, rewards_P_G, run.tokenizer.pad_token_id)
+    advantages_P_G, live_P = group_advantages(shaped_P_G, cfg.advantage == "classic", cfg.flat_eps)
+    return Batch(
+        problems=[prompts.problems[i] for i in picked],
+        prompts=rows,
+        completions=completions,
+        old_logprobs=[lp[:n] for lp, n in zip(rollout.logprobs, lengths, strict=True)],
+        texts=texts,
+        grades=grades,
+        rewards_P_G=rewards_P_G,
+        shaped_P_G=shaped_P_G,
+        advantages_P_G=advantages_P_G,
+        live_P=live_P,
+        seconds=tuple(seconds),
+    )
 
 
 def sample_and_grade(sampler: Sampler, grader: Grader, tokenizer, prompts: Prompts, picked: list[int], seeds: list[int],
@@ -243,12 +349,14 @@ def rates(grades: list[Grade]) -> dict[str, float]:
             "own": share(g.own_pass for g in grades)}  # fmt: skip
 
 
-def backward(cfg: Config, model, adapter: Adapter, batch: Batch, pad_id: int, device) -> tuple[float, float]:
+def backward(run: Run, batch: Batch) -> tuple[float, float]:
     """Accumulate the step's gradient over micro-batches of live rows; (loss, mean k3, nan where beta is 0)."""
+    cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
     advantages = batch.advantages_P_G.flatten()
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
+    model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for start in range(0, len(live), cfg.micro_batch):
         rows = live[start : start + cfg.micro_batch]
         ids, attention, mask = pack(
@@ -259,7 +367,7 @@ def backward(cfg: Config, model, adapter: Adapter, batch: Batch, pad_id: int, de
         logp = completion_logprobs(model, ids, attention, mask, cfg.temperature, cfg.logprob_chunk)
         loss = -clipped_objective(logp, old, A, cfg.clip)
         if cfg.beta > 0:
-            with torch.no_grad(), adapter.reference():
+            with torch.no_grad(), run.adapter.reference():
                 ref = completion_logprobs(model, ids, attention, mask, cfg.temperature, cfg.logprob_chunk)
             kl = k3(logp, ref)
             loss = loss + cfg.beta * kl
@@ -268,6 +376,7 @@ def backward(cfg: Config, model, adapter: Adapter, batch: Batch, pad_id: int, de
         loss.backward()
         loss_sum += loss.item()
         tokens += len(logp)
+    model.eval()
     return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
 
 
@@ -279,9 +388,9 @@ def learning_rate(cfg: Config, step: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimiser_step(cfg: Config, adapter: Adapter, optimiser: torch.optim.AdamW, v_hack: dict[str, Tensor] | None,
-                   step: int) -> dict[str, float]:  # fmt: skip
+def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> dict[str, float]:
     """The seam between backward and step: check, measure and project the gradient, clip, step, measure the update."""
+    cfg, adapter, v_hack = run.cfg, run.adapter, run.v_hack
     grads = adapter.grads()
     norms = torch.stack(torch._foreach_norm(list(grads.values())))
     if not torch.isfinite(norms).all():
@@ -311,53 +420,47 @@ def optimiser_step(cfg: Config, adapter: Adapter, optimiser: torch.optim.AdamW, 
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-class Evaluator:
-    """Held-out problems with and without write access: the same problems and row seeds for every arm, seed and step."""
+def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, list[dict]]:
+    """(row of evals.tsv, completions for rollouts.jsonl), with and without write access.
 
-    def __init__(self, cfg: Config, tokenizer, problems: list[Problem]):
-        self.cfg, self.tokenizer = cfg, tokenizer
-        self.modes = {True: tokenise(cfg, tokenizer, problems, True, cfg.eval_names),
-                      False: tokenise(cfg, tokenizer, problems, False)}  # fmt: skip
+    Problems and row seeds are the same for every arm, seed and step.
+    """
+    cfg, row, records = run.cfg, {"step": step}, []
+    for write_access, prompts in modes.items():
+        picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
+        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
+                 for j, i in enumerate(picked)]  # fmt: skip
+        rollout, texts, grades, *_ = sample_and_grade(
+            run.sampler, run.grader, run.tokenizer, prompts, picked, seeds, cfg.max_new
+        )
+        r = rates(grades)
+        if write_access:
+            row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
+                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, rollout)}  # fmt: skip
+        else:
+            row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
+        split = "eval" if write_access else "eval-no-access"
+        for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
+            paid = reward(grades[j], write_access)
+            records.append(record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None))
+    return row, records
 
-    def run(self, model, adapter: Adapter, sampler: Sampler, grader: Grader, step: int) -> tuple[dict, list[dict]]:
-        """(row of evals.tsv, sampled completions for rollouts.jsonl)."""
-        cfg, row, records = self.cfg, {"step": step}, []
-        for write_access, prompts in self.modes.items():
-            picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
-            seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
-                     for j, i in enumerate(picked)]  # fmt: skip
-            rollout, texts, grades, _, _ = sample_and_grade(
-                sampler, grader, self.tokenizer, prompts, picked, seeds, cfg.max_new
-            )
-            r = rates(grades)
-            if write_access:
-                row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
-                        "n_hack": len(grades), "kl": self.kl(model, adapter, prompts, picked, rollout)}  # fmt: skip
-            else:
-                row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
-            for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
-                records.append(record(step, "eval" if write_access else "eval-no-access", prompts.problems[picked[j]],
-                                      texts[j], grades[j], reward(grades[j], write_access), None))  # fmt: skip
-        return row, records
 
-    @torch.no_grad()
-    def kl(
-        self, model, adapter: Adapter, prompts: Prompts, picked: list[int], rollout: Rollout, rows: int = 128
-    ) -> float:
-        """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
-        cfg, total, tokens = self.cfg, 0.0, 0
-        chosen = spread(len(picked), rows)
-        for start in range(0, len(chosen), cfg.micro_batch):
-            part = chosen[start : start + cfg.micro_batch]
-            completions = [rollout.tokens[j, : int(rollout.lengths[j])].tolist() for j in part]
-            packed = pack([prompts.ids[picked[j]] for j in part], completions, self.tokenizer.pad_token_id,
-                          rollout.tokens.device)  # fmt: skip
-            logp = completion_logprobs(model, *packed, cfg.temperature, cfg.logprob_chunk)
-            with adapter.reference():
-                ref = completion_logprobs(model, *packed, cfg.temperature, cfg.logprob_chunk)
-            total += k3(logp, ref).sum().item()
-            tokens += len(logp)
-        return total / tokens
+@torch.no_grad()
+def initial_policy_kl(run: Run, prompts: Prompts, picked: list[int], rollout: Rollout, rows: int = 128) -> float:
+    """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
+    cfg, total, tokens = run.cfg, 0.0, 0
+    chosen = spread(len(picked), rows)
+    for start in range(0, len(chosen), cfg.micro_batch):
+        part = chosen[start : start + cfg.micro_batch]
+        completions = [rollout.tokens[j, : int(rollout.lengths[j])].tolist() for j in part]
+        packed = pack([prompts.ids[picked[j]] for j in part], completions, run.tokenizer.pad_token_id, run.device)
+        logp = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+        with run.adapter.reference():
+            ref = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+        total += k3(logp, ref).sum().item()
+        tokens += len(logp)
+    return total / tokens
 
 
 def spread(n: int, k: int) -> list[int]:
@@ -394,11 +497,11 @@ def hack_directions(cfg: Config, model, tokenizer, adapter: Adapter, refresh: bo
     return {n: v[n].to(p.device) for n, p in adapter.delta().items()}, file_sha256(path)
 
 
-def resume(run: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW) -> tuple[int, dict]:
+def resume(folder: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW) -> tuple[int, dict]:
     """(first step, carried state): delta_S and AdamW's moments back from the last checkpoint, if there is one."""
-    found = run.load_checkpoint()
+    found = folder.load_checkpoint()
     if found is None:
-        return 0, {"since": [], "seconds": 0.0}
+        return 0, {"since": [], "seconds": 0.0, "eval": None}
     tensors, state = found
     with torch.no_grad():
         for name, p in adapter.delta().items():
@@ -407,12 +510,12 @@ def resume(run: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW) -> tuple
                 optimiser.state[p] = {"step": torch.tensor(float(state["adam_step"])),
                                       "exp_avg": tensors[f"exp_avg.{name}"].to(p.device),
                                       "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(p.device)}  # fmt: skip
-    logger.info(f"resuming {run.path} at step {state['step']}")
+    logger.info(f"resuming {folder.path} at step {state['step']}")
     return state["step"], state["carried"]
 
 
-def checkpoint(run: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
-    """delta_S, AdamW's moments, the data cursor (the step) and RNG state, at the top of the loop."""
+def checkpoint(folder: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
+    """delta_S, AdamW's moments and the data cursor (the step); there is no RNG state to keep."""
     tensors, adam_step = {}, 0
     for name, p in adapter.delta().items():
         tensors[f"delta_S.{name}"] = p.detach().cpu()
@@ -420,83 +523,92 @@ def checkpoint(run: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW, step
             adam_step = int(state["step"])
             tensors[f"exp_avg.{name}"] = state["exp_avg"].cpu()
             tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].cpu()
-    run.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
+    folder.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
 
 
-def train(cfg: Config, run: RunDir, model, tokenizer, adapter: Adapter, v_hack, grader: Grader, device) -> None:
+class StopRequest:
+    """SIGTERM or SIGINT asks for a checkpoint at the next step; a second one ends the process at once."""
+
+    def __init__(self):
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self)
+
+    def __call__(self, number: int, frame) -> None:
+        self.signal = number
+        logger.warning(f"{signal.Signals(number).name}: stopping at the next step, with a checkpoint")
+        signal.signal(number, signal.SIG_DFL)
+
+
+def train_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict, Batch]:
+    """Rollout -> grade -> advantage -> backward -> project -> step; (row of steps.tsv, batch)."""
+    batch = make_batch(run, step)
+    t0 = time.perf_counter()
+    row = {"step": step, "reward": batch.rewards_P_G.mean().item(), "shaped": batch.shaped_P_G.mean().item(),
+           **rates(batch.grades), "lr": learning_rate(run.cfg, step), "flat": 1 - batch.live_P.float().mean().item(),
+           "len": sum(map(len, batch.completions)) / len(batch.completions)}  # fmt: skip
+    if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
+        optimiser.zero_grad(set_to_none=True)
+        row["loss"], row["kl"] = backward(run, batch)
+        row |= optimiser_step(run, optimiser, step)
+    t_roll, t_grade = batch.seconds
+    return row | {"t_roll": t_roll, "t_grade": t_grade, "t_train": time.perf_counter() - t0,
+                  "gib": peak_gib(run.device)}, batch  # fmt: skip
+
+
+def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     """The loop, from the resumed step to the end."""
-    train_problems, eval_problems = split_problems(cfg)
-    write_access = cfg.arm != "no-loophole"
-    prompts = tokenise(cfg, tokenizer, train_problems, write_access)
-    evaluator = Evaluator(cfg, tokenizer, eval_problems)
-    pad_id = tokenizer.pad_token_id
-    sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=pad_id, temperature=cfg.temperature,
-                      top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
-    optimiser = torch.optim.AdamW(adapter.delta().values(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2),
-                                  weight_decay=cfg.weight_decay)  # fmt: skip
+    cfg, adapter = run.cfg, run.adapter
+    optimiser = torch.optim.AdamW(
+        adapter.delta().values(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), weight_decay=cfg.weight_decay
+    )
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-    assert held == {id(p) for p in model.parameters() if p.requires_grad}, "the optimiser must hold exactly the delta_S"
-    if cfg.grad_checkpoint:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    first, carried = resume(run, adapter, optimiser)
-    if first == 0:
-        print(run.steps.header())
-    bar = tqdm(total=cfg.steps, initial=first, desc=cfg.run_path().name, disable=None, file=sys.stderr)
-    started = time.perf_counter()
+    assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
+    first, carried = resume(folder, adapter, optimiser)
+    print(folder.steps.header())
+    bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, disable=None, file=sys.stderr)
+    stop, started, seconds_before = StopRequest(), time.perf_counter(), carried["seconds"]
 
     for step in range(first, cfg.steps + 1):
-        if step % cfg.eval_every == 0 or step == cfg.steps:
-            if not (step == first and first > 0):  # the checkpoint was written after this evaluation
-                row, records = evaluator.run(model, adapter, sampler, grader, step)
-                run.evals.write(row | means(carried["since"], ("cos", "fired", "gnorm", "cos_up")))
-                run.add_rollouts(records)
-                carried["since"] = []
-                logger.info(
-                    f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}"
-                )
-        if step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps):
-            checkpoint(
-                run, adapter, optimiser, step, carried | {"seconds": carried["seconds"] + time.perf_counter() - started}
-            )
+        new = step > first or step == 0  # a resumed step's evaluation and checkpoint are already on disk
+        if new and (step % cfg.eval_every == 0 or step == cfg.steps):
+            row, records = evaluate(run, eval_modes, step)
+            row |= means(carried["since"], ("cos", "fired", "gnorm", "cos_up"))
+            folder.evals.write(row)
+            folder.add_rollouts(records)
+            carried |= {"since": [], "eval": row}
+            logger.info(f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
+        carried["seconds"] = seconds_before + time.perf_counter() - started
+        if step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or stop.signal):
+            checkpoint(folder, adapter, optimiser, step, carried)
+        if stop.signal:
+            logger.info(f"stopped at step {step}; the same command continues it")
+            sys.exit(128 + stop.signal)
         if step == cfg.steps:
             break
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
-            v_hack, _ = hack_directions(cfg, model, tokenizer, adapter, refresh=True)
+            run.v_hack = hack_directions(cfg, run.model, run.tokenizer, adapter, refresh=True)[0]
 
-        picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
-        seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
-        rollout, texts, grades, t_roll, t_grade = sample_and_grade(
-            sampler, grader, tokenizer, prompts, picked, seeds, cfg.max_new)  # fmt: skip
-        t0 = time.perf_counter()
-        rewards_P_G = torch.tensor([reward(g, write_access) for g in grades]).view(cfg.prompts, cfg.group)
-        advantages_P_G, live_P = group_advantages(rewards_P_G, cfg.advantage == "classic", cfg.flat_eps)
-        lengths = rollout.lengths.tolist()
-        batch = Batch(
-            prompts=[prompts.ids[i] for i in picked],
-            completions=[t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)],
-            old_logprobs=[lp[:n] for lp, n in zip(rollout.logprobs, lengths, strict=True)],
-            texts=texts, grades=grades, rewards_P_G=rewards_P_G, advantages_P_G=advantages_P_G, live_P=live_P,
-        )  # fmt: skip
-        row = {"step": step, "reward": rewards_P_G.mean().item(), **rates(grades), "lr": learning_rate(cfg, step),
-               "len": sum(lengths) / len(lengths), "flat": 1 - live_P.float().mean().item()}  # fmt: skip
-        if live_P.any():
-            optimiser.zero_grad(set_to_none=True)
-            row["loss"], row["kl"] = backward(cfg, model, adapter, batch, pad_id, device)
-            row |= optimiser_step(cfg, adapter, optimiser, v_hack, step)
-        row |= {"t_roll": t_roll, "t_grade": t_grade, "t_train": time.perf_counter() - t0, "gib": peak_gib(device),
-                "eta": eta(started, step + 1 - first, cfg.steps - step - 1)}  # fmt: skip
-        run.steps.write(row)
+        row, batch = train_step(run, optimiser, step)
+        folder.steps.write(row | {"eta": eta(started, step + 1 - first, cfg.steps - step - 1)})
         if step % cfg.eval_every == 0:
-            run.add_rollouts([
-                record(step, "train", prompts.problems[picked[j]], texts[j], grades[j], rewards_P_G.flatten()[j].item(),
-                       advantages_P_G.flatten()[j].item()) for j in spread(len(picked), 16)])  # fmt: skip
+            folder.add_rollouts(training_sample(batch, step))
         carried["since"].append({k: row.get(k, math.nan) for k in ("cos", "fired", "gnorm", "cos_up")})
         bar.update()
+
     bar.close()
-    adapter.save(run.path / "delta_S.safetensors")
-    write_json(
-        run.path / "summary.json", summary(cfg, run, row, carried["seconds"] + time.perf_counter() - started, device)
-    )
+    adapter.save(folder.path / "delta_S.safetensors")
+    write_json(folder.path / "summary.json", {
+        "arm": cfg.arm, "label": cfg.label or cfg.arm, "seed": cfg.seed, "preset": cfg.preset, "steps": cfg.steps,
+        "final": carried["eval"], "seconds": round(carried["seconds"], 1), "peak_gib": round(peak_gib(run.device), 2),
+    })  # fmt: skip
+
+
+def training_sample(batch: Batch, step: int, rows: int = 16) -> list[dict]:
+    """Some of the step's rollouts for rollouts.jsonl."""
+    rewards, advantages = batch.rewards_P_G.flatten().tolist(), batch.advantages_P_G.flatten().tolist()
+    return [record(step, "train", batch.problems[j], batch.texts[j], batch.grades[j], rewards[j], advantages[j])
+            for j in spread(len(batch.texts), rows)]  # fmt: skip
 
 
 def end_ids(model, tokenizer) -> list[int]:
@@ -524,29 +636,36 @@ def eta(started: float, done: int, left: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def summary(cfg: Config, run: RunDir, evaluation: dict, seconds: float, device) -> dict:
-    """What a finished run says of itself; the tables are read from the TSVs."""
-    return {"arm": cfg.arm, "label": cfg.label or cfg.arm, "seed": cfg.seed, "preset": cfg.preset, "steps": cfg.steps,
-            "final": evaluation, "seconds": round(seconds, 1), "peak_gib": round(peak_gib(device), 2)}  # fmt: skip
-
-
 def main() -> None:
     cfg = parse(Config, description=__doc__)
-    if cfg.wording not in LOOPHOLE:
-        raise UserError(f"--wording {cfg.wording}: one of {', '.join(LOOPHOLE)}")
     device = pick_device(cfg)
     path = cfg.run_path()
     if (path / "summary.json").exists() and not cfg.fresh:
         RunDir(path, dataclasses.asdict(cfg))
         logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
         return
+    train_problems, eval_problems = split_problems(cfg)
     with Grader(workers=cfg.workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
         model, tokenizer, adapter = load_model(cfg, device)
         v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
         config = {**dataclasses.asdict(cfg), "isolation": grader.isolation, "v_hack_sha256": v_sha,
                   "weights_sha256": adapter.weights_sha256, **provenance()}  # fmt: skip
-        run = RunDir(path, config, cfg.fresh)
-        train(cfg, run, model, tokenizer, adapter, v_hack, grader, device)
+        folder = RunDir(path, config, cfg.fresh)
+        if cfg.grad_checkpoint:
+            if getattr(model.config, "attention_dropout", 0):
+                raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+            # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
+            model.enable_input_require_grads()
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
+                          temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
+        prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")
+        eval_modes = {True: tokenise(cfg, tokenizer, eval_problems, True, cfg.eval_names),
+                      False: tokenise(cfg, tokenizer, eval_problems, False)}  # fmt: skip
+        rebound = make_rebound(cfg, model, tokenizer, adapter)
+        run = Run(cfg, device, model, tokenizer, adapter, v_hack, grader, sampler, prompts, rebound)
+        train(run, folder, eval_modes)
     print(f"done: {path}/summary.json")
 
 

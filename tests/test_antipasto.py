@@ -1,0 +1,184 @@
+"""The SVD adapter against its base model and a float64 implementation of the merged form."""
+
+import pytest
+import random_model
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from antipasto import AdapterError, AdditiveDelta, SVDLinear, cached_svd, load_tensors, svd_gram, wrap
+
+
+def linear(d_in: int, d_out: int, bias: bool, dtype: torch.dtype, seed: int) -> SVDLinear:
+    torch.manual_seed(seed)
+    inner = nn.Linear(d_in, d_out, bias=bias).to(dtype)
+    U, S, Vh = torch.linalg.svd(inner.weight.data.float(), full_matrices=False)
+    return SVDLinear(inner, U, S, Vh)
+
+
+def merged_float64(module: SVDLinear, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """First form of the design: y = ((x Vh^T) * (S + delta)) U^T + b."""
+    U, S, Vh = torch.linalg.svd(module.weight.double(), full_matrices=False)
+    y = ((x @ Vh.T) * (S + delta)) @ U.T
+    return y if module.bias is None else y + module.bias.double()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "qwen3_5"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wrapped_model_is_its_base_model_at_delta_zero(kind, dtype, tmp_path):
+    model = random_model.build(kind, vocab=200, dtype=dtype)
+    ids = torch.randint(0, 200, (2, 17))
+    with torch.no_grad():
+        base = model(ids).logits
+        adapter = wrap(model, tmp_path)
+        assert torch.equal(model(ids).logits, base)
+    assert torch.equal(model(ids).logits, base)  # with a graph, too
+    assert {n.rpartition(".")[2] for n in adapter.modules} >= {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"}
+
+
+def test_qwen3_5_wraps_the_gated_delta_net(tmp_path):
+    adapter = wrap(random_model.build("qwen3_5", vocab=200), tmp_path)
+    leaves = {n.rpartition(".")[2] for n in adapter.modules}
+    assert {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"} <= leaves
+    assert "lm_head" not in leaves
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "bias"), [(48, 96, True), (96, 48, False), (64, 64, True)])
+def test_forward_and_gradients_agree_with_float64(d_in, d_out, bias):
+    seed = int(torch.randint(0, 2**31, ()).item())
+    module = linear(d_in, d_out, bias, torch.float32, seed)
+    x = torch.randn(3, 5, d_in, requires_grad=True)
+    delta = 0.3 * torch.randn(min(d_in, d_out))
+    module.delta_S.data.copy_(delta)
+    g = torch.randn(3, 5, d_out)
+    y = module(x)
+    y.backward(g)
+    x64, delta64 = x.detach().double().requires_grad_(), delta.double().requires_grad_()
+    # The float64 SVD may order or sign near-equal singular values otherwise, so the reference takes the module's.
+    U, S, Vh = module.U.double(), module.S.double(), module.Vh.double()
+    y64 = ((x64 @ Vh.T) * (S + delta64)) @ U.T
+    if bias:
+        y64 = y64 + module.bias.double()
+    y64.backward(g.double())
+    for got, want in [(y, y64), (x.grad, x64.grad), (module.delta_S.grad, delta64.grad)]:
+        assert (got.double() - want).norm() < 1e-5 * want.norm(), seed
+
+
+def test_gradcheck_of_the_autograd_function():
+    args = [torch.randn(4, 6), torch.randn(5, 11), torch.randn(5), torch.randn(5, 6), torch.randn(5)]
+    args = [a.double().requires_grad_(i in (0, 4)) for i, a in enumerate(args)]
+    # backward accumulates delta_S in float32, hence the tolerance
+    assert torch.autograd.gradcheck(AdditiveDelta.apply, args, eps=1e-3, atol=1e-4, rtol=1e-3)
+
+
+def test_applied_delta_survives_bf16_at_one_preregistered_step():
+    module = linear(1024, 1024, False, torch.bfloat16, seed=1)
+    module.delta_S.data.copy_(7e-5 * torch.randn(1024).sign())
+    x = torch.randn(64, 1024, dtype=torch.bfloat16)
+    want = ((x.double() @ module.Vh.double().T) * module.delta_S.double()) @ module.U.double().T
+    exact = ((x.double() @ svd64(module)[2].T) * module.delta_S.double()) @ svd64(module)[0].T
+    assert (module.applied_delta(x).double() - want).norm() < 0.02 * want.norm()
+    assert (module.applied_delta(x).double() - exact).norm() < 0.02 * exact.norm()
+
+
+def svd64(module: SVDLinear):
+    """The float64 SVD of the weight in the module's signs."""
+    U, S, Vh = torch.linalg.svd(module.weight.double(), full_matrices=False)
+    sign = (U * module.U.double()).sum(0).sign()
+    return U * sign, S, Vh * sign[:, None]
+
+
+@pytest.mark.parametrize(("size", "tol"), [(1e-2, 0.02), (1e-3, 0.05)])
+def test_rounding_of_the_output_does_not_eat_the_delta(size, tol):
+    """In bf16 one output cannot show a small delta, but the mean can: regressing the change on the delta gives 1."""
+    module = linear(512, 512, False, torch.bfloat16, seed=2)
+    x = torch.randn(4096, 512, dtype=torch.bfloat16)
+    with torch.no_grad():
+        base = module(x).double()
+        module.delta_S.copy_(size * torch.randn(512).sign())
+        change, delta = module(x).double() - base, module.applied_delta(x).double()
+    slope = (change * delta).sum() / (delta * delta).sum()
+    assert abs(slope - 1) < tol
+
+
+def test_reference_switches_the_delta_off_and_back_on(tmp_path):
+    model = random_model.build("qwen3", vocab=100)
+    ids = torch.randint(0, 100, (1, 9))
+    with torch.no_grad():
+        base = model(ids).logits
+        adapter = wrap(model, tmp_path)
+        for p in adapter.delta().values():
+            p.add_(0.1)
+        moved = model(ids).logits
+        with adapter.reference():
+            assert torch.equal(model(ids).logits, base)
+        assert torch.equal(model(ids).logits, moved) and not torch.equal(moved, base)
+
+
+def test_every_trainable_parameter_is_a_float32_delta(tmp_path):
+    model = random_model.build("qwen3", vocab=100, dtype=torch.bfloat16)
+    adapter = wrap(model, tmp_path)
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trainable == {id(p) for p in adapter.delta().values()}
+    assert all(p.dtype == torch.float32 for p in adapter.delta().values())
+
+
+def test_delta_round_trip_and_refusal_of_other_weights(tmp_path):
+    adapter = wrap(random_model.build("qwen3", vocab=100), tmp_path / "a")
+    for p in adapter.delta().values():
+        p.data.normal_()
+    adapter.save(tmp_path / "delta_S.safetensors")
+    again = wrap(random_model.build("qwen3", vocab=100), tmp_path / "a")
+    again.load(tmp_path / "delta_S.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(adapter.delta().values(), again.delta().values(), strict=True))
+    other = wrap(random_model.build("qwen3", vocab=100, seed=1), tmp_path / "b")
+    with pytest.raises(AdapterError, match="other weights"):
+        other.load(tmp_path / "delta_S.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (64, 64)])
+def test_gram_svd_is_as_good_as_lapack(shape):
+    W = torch.randn(shape)
+    U, S, Vh = svd_gram(W)
+    reference = torch.linalg.svdvals(W.double())
+    assert (S.double() - reference).abs().max() < 1e-5 * reference[0]
+    ours = ((U.double() * S.double()) @ Vh.double() - W.double()).norm() / W.double().norm()
+    L = torch.linalg.svd(W, full_matrices=False)
+    lapack = ((L.U.double() * L.S.double()) @ L.Vh.double() - W.double()).norm() / W.double().norm()
+    assert ours <= max(2 * lapack, 1e-6)
+
+
+def test_gram_svd_falls_back_where_the_weight_is_singular():
+    W = torch.randn(30, 5) @ torch.randn(5, 50)
+    U, S, Vh = svd_gram(W)
+    eye = torch.eye(30)
+    assert (U.T @ U - eye).abs().max() < 1e-4 and (Vh @ Vh.T - eye).abs().max() < 1e-4
+    assert ((U * S) @ Vh - W).norm() < 1e-5 * W.norm()
+
+
+def hit(weight, path) -> bool:
+    return cached_svd(weight, path, torch.device("cpu"))[-1]
+
+
+def test_cache_hits_on_the_same_weight_only(tmp_path):
+    W, path = torch.randn(12, 20), tmp_path / "m.safetensors"
+    assert not hit(W, path) and hit(W, path)
+    assert not hit(W + 1e-3, path)  # stale: rebuilt
+    assert not hit(W, path)
+
+
+def test_torn_or_corrupted_cache_is_rebuilt(tmp_path):
+    W, path = torch.randn(12, 20), tmp_path / "m.safetensors"
+    hit(W, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not hit(W, path) and hit(W, path)
+    tensors, metadata = load_tensors(path)
+    tensors["U"][3, 4] += 0.5
+    save_file(tensors, path, metadata)
+    assert not hit(W, path)
+
+
+def test_a_model_without_targets_is_refused(tmp_path):
+    with pytest.raises(AdapterError, match="nothing to adapt"):
+        wrap(nn.Sequential(nn.Linear(3, 3)), tmp_path)
