@@ -10,6 +10,7 @@ import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,9 @@ def test_shuffled_labels_swap_half_of_the_pairs_by_seed():
 def test_unknown_name_is_one_sentence():
     with pytest.raises(ValueError, match="no pairs called 'leetcode': choose one of default, organism"):
         load_pairs("leetcode")
+
+
+def test_the_pairs_are_the_frozen_ones():
+    """docs/spec.md holds the SHA-256 under which they were frozen; a change of any field must be argued there."""
+    spec = (Path(__file__).resolve().parent.parent / "docs/spec.md").read_text()
+    assert pairs_sha256(load_pairs("default")) in spec
