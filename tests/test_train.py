@@ -1,0 +1,188 @@
+"""The real loop on a random model: every arm runs, resume is exact, evaluation disturbs nothing, errors are clear."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from antipasto import load_tensors
+from extract_vhack_grad import directions, pair_differences, save_v_hack
+from pairs import load_pairs
+from presets import ModelConfig, UserError, load_model, parse, pick_device
+from rundir import STEP_COLUMNS
+
+REPO = Path(__file__).resolve().parent.parent
+TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
+
+
+@pytest.fixture(scope="module")
+def base(model_dir, tmp_path_factory) -> list[str]:
+    """Flags of a small run: model, a v_hack of 4 pairs, the bundled problems."""
+    work = tmp_path_factory.mktemp("run")
+    cfg = ModelConfig(model=str(model_dir), svd_cache=str(work / "svd"), pairs="default")
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
+    few = [p for p in load_pairs() if not p.held_out][:4]
+    save_v_hack(work / "v.safetensors", directions(pair_differences(model, tokenizer, adapter, few)), adapter, cfg,
+                load_pairs())  # fmt: skip
+    flags = {"model": model_dir, "svd-cache": work / "svd", "v-hack": work / "v.safetensors", "pairs": "default",
+             "problems": REPO / "tests/data/smoke_problems.jsonl", "n-eval": 2, "eval-samples": 2, "eval-every": 2,
+             "steps": 4, "prompts": 2, "group": 8, "max-new": 16, "warmup": 1, "checkpoint-every": 1, "workers": 1,
+             "micro-batch": 8}  # fmt: skip
+    return [word for k, v in flags.items() for word in (f"--{k}", str(v))]
+
+
+def run(monkeypatch, flags: list[str], out: Path) -> Path:
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--out", str(out)])
+    train.main()
+    return out
+
+
+def rows(path: Path) -> list[dict]:
+    header, *lines = [line.split("\t") for line in path.read_text().splitlines()]
+    return [{k: v for k, v in zip(header, line, strict=True) if k not in TIMING} for line in lines]
+
+
+def delta(folder: Path) -> torch.Tensor:
+    return torch.cat([t for _, t in sorted(load_tensors(folder / "delta_S.safetensors")[0].items())])
+
+
+ARMS = ["vanilla", "projected", "projected-nomag", "rebound", "random-v", "reversed", "rebound-zscore", "no-loophole"]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_writes_a_complete_run(arm, base, tmp_path, monkeypatch):
+    out = run(monkeypatch, [*base, "--arm", arm, "--steps", "2"], tmp_path / "run")
+    assert [r["step"] for r in rows(out / "steps.tsv")] == ["0", "1"]
+    assert [r["step"] for r in rows(out / "evals.tsv")] == ["0", "2"]
+    header = (out / "evals.tsv").read_text().splitlines()[0].split("\t")
+    assert header[:10] == ["step", "hack", "attempt", "pass", "compile", "kl", "n_hack", "n_pass", "cos", "fired"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["arm"] == arm and config["packages"]["torch"] and config["argv"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["final"]["step"] == 2
+    assert (out / "rollouts.jsonl").exists() and delta(out).abs().max() > 0
+
+
+def test_column_names_fit_their_tab_stops():
+    assert all(len(c.name) <= 7 and c.legend for c in STEP_COLUMNS)
+
+
+@pytest.mark.parametrize("arm", ["projected", "rebound"])
+def test_an_interrupted_run_resumes_to_the_same_numbers(arm, base, tmp_path, monkeypatch):
+    whole = run(monkeypatch, [*base, "--arm", arm], tmp_path / "whole")
+    real = train.train_step
+
+    def dies(state, optimiser, step):
+        result = real(state, optimiser, step)
+        if step == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(train, "train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, [*base, "--arm", arm], tmp_path / "broken")
+    monkeypatch.setattr(train, "train_step", real)
+    broken = run(monkeypatch, [*base, "--arm", arm], tmp_path / "broken")
+    for name in ("steps.tsv", "evals.tsv"):
+        assert rows(broken / name) == rows(whole / name)
+    assert torch.equal(delta(broken), delta(whole))
+
+
+def test_evaluation_does_not_disturb_training(base, tmp_path, monkeypatch):
+    often = run(monkeypatch, [*base, "--arm", "vanilla", "--eval-every", "1"], tmp_path / "often")
+    seldom = run(monkeypatch, [*base, "--arm", "vanilla", "--eval-every", "4"], tmp_path / "seldom")
+    assert torch.equal(delta(often), delta(seldom))
+
+
+def test_seeds_differ_and_repeat(base, tmp_path, monkeypatch):
+    flags = [*base, "--arm", "vanilla", "--steps", "2"]
+    a, b, c = (run(monkeypatch, [*flags, "--seed", s], tmp_path / n) for n, s in [("a", "1"), ("b", "1"), ("c", "2")])
+    assert torch.equal(delta(a), delta(b)) and not torch.equal(delta(a), delta(c))
+
+
+def test_micro_batch_size_does_not_change_the_gradient(base, tmp_path, monkeypatch):
+    flags = [*base, "--arm", "vanilla", "--steps", "1"]
+    a = run(monkeypatch, [*flags, "--micro-batch", "3"], tmp_path / "a")
+    b = run(monkeypatch, [*flags, "--micro-batch", "16"], tmp_path / "b")
+    first = [rows(p / "steps.tsv")[0] for p in (a, b)]
+    assert float(first[0]["gnorm"]) == pytest.approx(float(first[1]["gnorm"]), rel=1e-2)
+
+
+def test_a_complete_run_is_left_alone(base, tmp_path, monkeypatch):
+    out = run(monkeypatch, [*base, "--steps", "1"], tmp_path / "run")
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    run(monkeypatch, [*base, "--steps", "1"], out)
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
+def test_another_configuration_in_the_same_place_is_refused_by_field(base, tmp_path, monkeypatch):
+    out = run(monkeypatch, [*base, "--steps", "1"], tmp_path / "run")
+    with pytest.raises(UserError, match=r"lr \(0.03 there, 0.5 now\)"):
+        run(monkeypatch, [*base, "--steps", "1", "--lr", "0.5"], out)
+    run(monkeypatch, [*base, "--steps", "1", "--lr", "0.5", "--fresh"], out)
+    assert (tmp_path / "run.old1/summary.json").exists()
+
+
+def test_projecting_the_update_leaves_no_hackward_update(base, tmp_path, monkeypatch):
+    flags = [*base, "--arm", "projected", "--steps", "2"]
+    grad = run(monkeypatch, flags, tmp_path / "grad")
+    update = run(monkeypatch, [*flags, "--project", "update"], tmp_path / "update")
+    assert float(rows(update / "steps.tsv")[1]["cos_up"]) <= 1e-4
+    assert not torch.equal(delta(grad), delta(update))
+
+
+def test_shuffled_v_and_refresh_extract_their_own_direction(base, tmp_path, monkeypatch):
+    few = [p for p in load_pairs() if not p.held_out][:4]
+    monkeypatch.setattr(train, "load_pairs", lambda name: few)
+    monkeypatch.setattr("extract_vhack_grad.load_pairs", load_pairs)
+    shuffled = run(monkeypatch, [*base, "--arm", "shuffled-v", "--steps", "2"], tmp_path / "shuffled")
+    refreshed = run(monkeypatch, [*base, "--arm", "projected", "--steps", "2", "--refresh-every", "1"], tmp_path / "r")
+    assert rows(shuffled / "steps.tsv")[1]["cos"] != "nan" and rows(refreshed / "steps.tsv")[1]["cos"] != "nan"
+
+
+def test_learning_rate_warms_up_and_anneals():
+    cfg = parse(train.Config, ["--lr", "1.0", "--steps", "110", "--warmup", "10"])
+    lr = [train.learning_rate(cfg, s) for s in range(110)]
+    assert lr[0] == pytest.approx(0.1) and lr[9] == lr[10] == pytest.approx(1.0)
+    assert lr[60] == pytest.approx(0.5) and lr[109] < 1e-3
+
+
+def test_prompts_of_an_epoch_are_a_permutation():
+    picked = [i for step in range(5) for i in train.prompts_of_step(20, 4, seed=1, step=step)]
+    assert sorted(picked) == list(range(20))
+    assert picked != [i for step in range(5) for i in train.prompts_of_step(20, 4, seed=2, step=step)]
+
+
+def test_presets_fill_defaults_and_flags_override():
+    cfg = parse(train.Config, ["--preset", "full", "--group", "6"])
+    assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 7e-5)
+
+
+def refusal(*flags: str) -> str:
+    """Run train.py as a user would; its one line on stderr, after checking that it failed."""
+    done = subprocess.run([sys.executable, str(REPO / "train.py"), *flags], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.stderr
+    return last
+
+
+def test_wrong_input_is_one_sentence(base, tmp_path, model_dir):
+    assert "no config.json there" in refusal(*base, "--model", "./nowhere", "--out", str(tmp_path / "a"))
+    assert "needs a CUDA GPU" in refusal(*base, "--preset", "full", "--out", str(tmp_path / "b"))
+    bare = tmp_path / "bare"
+    shutil.copytree(model_dir, bare)
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((bare / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(config))
+    assert "no chat template" in refusal(*base, "--model", str(bare), "--out", str(tmp_path / "c"))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": 1}\n')
+    assert "bad.jsonl:1: not a problem row" in refusal(*base, "--problems", str(bad), "--out", str(tmp_path / "d"))
+    assert not list(tmp_path.glob("[abcd]/*")), "nothing may be half written"
