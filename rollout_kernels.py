@@ -61,10 +61,10 @@ def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: T
     return q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["SPLITS"])  # one compilation for every batch size
 def _attend(q, keys, values, part, stats, lengths, leader, prompt, step, row_stride, head_stride, scale,
-            HKV: tl.constexpr, REP: tl.constexpr, REP_PAD: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-            SPLITS: tl.constexpr):  # fmt: skip
+            SPLITS, HKV: tl.constexpr, REP: tl.constexpr, REP_PAD: tl.constexpr, D: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
     b, h, split = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
     length, first = tl.load(lengths + b).to(tl.int32), tl.load(prompt).to(tl.int32)
     total = length + tl.load(step).to(tl.int32) + 1
@@ -101,9 +101,9 @@ def _attend(q, keys, values, part, stats, lengths, leader, prompt, step, row_str
     tl.store(stats + cell * 2 + 1, mass, mask=rep < REP)
 
 
-@triton.jit
-def _merge(part, stats, out, D: tl.constexpr, SPLITS: tl.constexpr, SPLITS_PAD: tl.constexpr):
-    head, split, dim = tl.program_id(0), tl.arange(0, SPLITS_PAD), tl.arange(0, D)
+@triton.jit(do_not_specialize=["SPLITS"])
+def _merge(part, stats, out, SPLITS, D: tl.constexpr, MAX_SPLITS: tl.constexpr):
+    head, split, dim = tl.program_id(0), tl.arange(0, MAX_SPLITS), tl.arange(0, D)
     inside = split < SPLITS
     peak = tl.load(stats + (head * SPLITS + split) * 2, mask=inside, other=float("-inf"))
     mass = tl.load(stats + (head * SPLITS + split) * 2 + 1, mask=inside, other=0.0)
@@ -114,6 +114,7 @@ def _merge(part, stats, out, D: tl.constexpr, SPLITS: tl.constexpr, SPLITS_PAD: 
 
 
 ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
+MAX_SPLITS = 16
 ATTEND_PROGRAMS = 1024
 """Programs that fill the device, about 8 a multiprocessor: a row's slots are split until there are so many."""
 
@@ -122,15 +123,15 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Ten
     """q [B, H, D] against keys, values [>= B, Hkv, S, D] -> [B, H D]; slots [0, lengths) are read from row `leader`."""
     n, heads, D = q.shape
     hkv = keys.shape[1]
-    splits = min(16, triton.cdiv(ATTEND_PROGRAMS, n * hkv))
+    splits = min(MAX_SPLITS, triton.cdiv(ATTEND_PROGRAMS, n * hkv))
     part = torch.empty((n, heads, splits, D), dtype=torch.float32, device=q.device)
     stats = torch.empty((n, heads, splits, 2), dtype=torch.float32, device=q.device)
     out = torch.empty((n, heads * D), dtype=q.dtype, device=q.device)
     _attend[(n * hkv, splits)](
         q, keys, values, part, stats, lengths, leader, prompt, step, keys.stride(0), keys.stride(1), D**-0.5,
-        HKV=hkv, REP=heads // hkv, REP_PAD=max(16, triton.next_power_of_2(heads // hkv)), D=D,
-        SPLITS=splits, **ATTEND)  # fmt: skip
-    _merge[(n * heads,)](part, stats, out, D=D, SPLITS=splits, SPLITS_PAD=triton.next_power_of_2(splits), num_warps=1)
+        splits, HKV=hkv, REP=heads // hkv, REP_PAD=max(16, triton.next_power_of_2(heads // hkv)), D=D,
+        **ATTEND)  # fmt: skip
+    _merge[(n * heads,)](part, stats, out, splits, D=D, MAX_SPLITS=MAX_SPLITS, num_warps=1)
     return out
 
 
@@ -150,7 +151,7 @@ def silu_mul(x: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _linear(x, weight, delta, scale, part, M, N, K, k_chunk, HAS_DELTA: tl.constexpr, BM: tl.constexpr,
             BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
     split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
@@ -176,13 +177,13 @@ def _linear(x, weight, delta, scale, part, M, N, K, k_chunk, HAS_DELTA: tl.const
     tl.store(part + at, acc.to(part.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < N))
 
 
-@triton.jit
-def _reduce(part, bias, out, total, N, SPLITS: tl.constexpr, HAS_BIAS: tl.constexpr, ADD: tl.constexpr,
+@triton.jit(do_not_specialize=["SPLITS"])
+def _reduce(part, bias, out, total, N, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < total
     acc = tl.zeros((BLOCK,), tl.float32)
-    for split in tl.static_range(SPLITS):
+    for split in range(SPLITS):
         acc += tl.load(part + split * total + i, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         acc += tl.load(bias + i % N, mask=inside, other=0.0).to(tl.float32)
