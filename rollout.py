@@ -134,75 +134,103 @@ class _Linear:
 
     def __init__(self, *modules: nn.Module):
         self.modules = modules
+        self.sizes = [len(m.weight) for m in modules]
+        self.d_in = modules[0].weight.shape[1]
         self.release()
 
     def release(self) -> None:
-        self.weight = self.bias = self.delta = self.scale = self.kernels = None
+        self.parts: list[Tensor] = []
+        """W, or W + D, as few matrices of consecutive outputs."""
+        self.bias = self.delta = self.scale = self.kernels = None
 
+    @torch.no_grad()
     def refresh(self, kernels=None) -> tuple[int, ...]:
         """Take over the current weights and delta_S. Returns the addresses, which change only with the weights."""
-        weights = [m.weight for m in self.modules]
-        stacked, self.kernels = _stacked(weights), kernels
+        self.parts, self.kernels = _stacked(self.modules), kernels
         if any(m.bias is not None for m in self.modules) and self.bias is None:
-            biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in self.modules]
-            self.bias = torch.cat(biases)
+            self.bias = torch.cat(
+                [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in self.modules]
+            )
         adapted = [m for m in self.modules if hasattr(m, "delta_S") and m.enabled]
         if adapted and self.delta is None:
-            self.delta = torch.empty_like(stacked, dtype=torch.int8 if kernels else None)
-            self.scale = torch.empty(len(stacked), device=stacked.device) if kernels else None
+            weight, rows = self.parts[0], sum(self.sizes)
+            self.delta = weight.new_empty((rows, self.d_in), dtype=torch.int8 if kernels else None)
+            self.scale = weight.new_empty(rows, dtype=torch.float32) if kernels else None
         if self.delta is not None:
-            at = 0
-            for module in self.modules:
-                part = slice(at, at := at + len(module.weight))
-                delta = module.delta_weight() if module in adapted else torch.zeros_like(module.weight)
-                if kernels:
-                    self.scale[part] = delta.abs().amax(1).float().clamp_min(1e-30) / 127
-                    delta = (delta / self.scale[part, None]).round_()
-                self.delta[part].copy_(delta)
-        self.merged = self.delta is not None and stacked.dtype == torch.float32
-        self.weight = self.delta.add_(stacked) if self.merged else stacked
-        return tuple(0 if t is None else t.data_ptr() for t in (self.weight, self.bias, self.delta))
+            self._refresh_delta(adapted)
+        self.merged = self.delta is not None and self.delta.dtype == torch.float32
+        if self.merged:
+            for rows, weight in zip(self.delta.split([len(p) for p in self.parts]), self.parts, strict=True):
+                rows += weight
+            self.parts = [self.delta]
+        return tuple(t.data_ptr() for t in (*self.parts, self.bias, self.delta) if t is not None)
+
+    def _refresh_delta(self, adapted: list[nn.Module]) -> None:
+        at = 0
+        for module, size in zip(self.modules, self.sizes, strict=True):
+            rows = slice(at, at := at + size)
+            delta = module.delta_weight() if module in adapted else torch.zeros_like(module.weight)
+            if self.scale is not None:
+                self.scale[rows] = delta.abs().amax(1).float().clamp_min(1e-30) / 127
+                delta = (delta / self.scale[rows, None]).round_()
+            self.delta[rows].copy_(delta)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, d_in] -> [N, sum d_out]."""
-        if self.scale is not None and len(x) <= 128:
-            return self.kernels.linear(x, self.weight, self.bias, self.delta, self.scale)
-        return self._add_delta(F.linear(x, self.weight, self.bias), x)
+        return self._apply(x, x.new_empty((len(x), sum(self.sizes))), add=False)
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """y [N, d_out] += self(x), without a kernel of its own for the sum."""
-        if self.scale is not None and len(x) <= 128:
-            self.kernels.linear(x, self.weight, self.bias, self.delta, self.scale, add_to=y)
-            return
-        y.addmm_(x, self.weight.t())
-        if self.bias is not None:
-            y += self.bias
-        self._add_delta(y, x)
+        self._apply(x, y, add=True)
 
-    def _add_delta(self, y: Tensor, x: Tensor) -> Tensor:
-        if self.delta is None or self.merged:
+    def _apply(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
+        fused, at = self.scale is not None and len(x) <= 128, 0
+        for weight in self.parts:
+            rows = slice(at, at := at + len(weight))
+            bias, out = None if self.bias is None else self.bias[rows], y[:, rows]
+            if fused:
+                self.kernels.linear(x, weight, bias, self.delta[rows], self.scale[rows], out, add)
+            elif add:
+                out.addmm_(x, weight.t())
+                if bias is not None:
+                    out += bias
+            elif bias is None:
+                torch.mm(x, weight.t(), out=out)
+            else:
+                torch.addmm(bias, x, weight.t(), out=out)
+        if fused or self.delta is None or self.merged:
             return y
         delta = self.delta if self.scale is None else (self.delta * self.scale[:, None]).to(x.dtype)
         return y.addmm_(x, delta.t())
 
 
-def _stacked(weights: list[Tensor]) -> Tensor:
-    """Weights [d_i, d_in] as one [sum d_i, d_in] without a second copy: the modules' own become views of it."""
-    first, at = weights[0], weights[0].data_ptr()
-    for w in weights:
-        if (
-            w.data_ptr() != at
-            or not w.is_contiguous()
-            or w.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
-        ):
-            break
-        at += w.numel() * w.element_size()
-    else:
-        return first.data.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
-    stacked = torch.cat([w.data for w in weights])
-    for w, part in zip(weights, stacked.split([len(w) for w in weights]), strict=True):
-        w.data = part
-    return stacked
+def _stacked(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """The modules' weights [d_out, d_in] as few matrices, without a second copy: their own become views of a stack.
+
+    Neighbours are stacked where their storage has the same width; the adapter's [W | U] may not.
+    """
+    owner = "weight_U" if all(hasattr(m, "weight_U") for m in modules) else "weight"
+    stacks: list[list[nn.Module]] = []
+    for module in modules:
+        if stacks and getattr(stacks[-1][0], owner).shape[1] == getattr(module, owner).shape[1]:
+            stacks[-1].append(module)
+        else:
+            stacks.append([module])
+    return [_stack([getattr(m, owner) for m in stack])[:, : stack[0].weight.shape[1]] for stack in stacks]
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    first, at = tensors[0].data, tensors[0].data_ptr()
+    storage, adjacent = first.untyped_storage().data_ptr(), True
+    for t in tensors:
+        adjacent &= t.data_ptr() == at and t.is_contiguous() and t.untyped_storage().data_ptr() == storage
+        at += t.nbytes
+    if adjacent:
+        return first.as_strided((sum(map(len, tensors)), first.shape[1]), first.stride())
+    stack = torch.cat([t.data for t in tensors])
+    for t, rows in zip(tensors, stack.split([len(t) for t in tensors]), strict=True):
+        t.data = rows
+    return stack
 
 
 class _Layer:

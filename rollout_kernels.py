@@ -152,21 +152,21 @@ def silu_mul(x: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["M"])
-def _linear(x, weight, delta, scale, part, M, N, K, k_chunk, HAS_DELTA: tl.constexpr, BM: tl.constexpr,
+def _linear(x, weight, delta, scale, part, M, N, K, w_stride, k_chunk, HAS_DELTA: tl.constexpr, BM: tl.constexpr,
             BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
     split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
-    row = n.to(tl.int64)[:, None] * K
+    row, w_row = n.to(tl.int64)[:, None] * K, n.to(tl.int64)[:, None] * w_stride
     acc = tl.zeros((BM, BN), tl.float32)
     acc_delta = tl.zeros((BM, BN), tl.float32)
     for start in range(split * k_chunk, tl.minimum(split * k_chunk + k_chunk, K), BK):
         k = start + tl.arange(0, BK)
         if EVEN:
             a = tl.load(x + m[:, None] * K + k[None, :], mask=m[:, None] < M, other=0.0)
-            w = tl.load(weight + row + k[None, :])
+            w = tl.load(weight + w_row + k[None, :])
         else:
             inside = (n[:, None] < N) & (k[None, :] < K)
             a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
-            w = tl.load(weight + row + k[None, :], mask=inside, other=0.0)
+            w = tl.load(weight + w_row + k[None, :], mask=inside, other=0.0)
         acc += tl.dot(a, tl.trans(w), input_precision="ieee")
         if HAS_DELTA:
             d = tl.load(delta + row + k[None, :]) if EVEN else tl.load(delta + row + k[None, :], mask=inside, other=0)
@@ -178,7 +178,7 @@ def _linear(x, weight, delta, scale, part, M, N, K, k_chunk, HAS_DELTA: tl.const
 
 
 @triton.jit(do_not_specialize=["SPLITS"])
-def _reduce(part, bias, out, total, N, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr,
+def _reduce(part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < total
@@ -187,9 +187,10 @@ def _reduce(part, bias, out, total, N, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.c
         acc += tl.load(part + split * total + i, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         acc += tl.load(bias + i % N, mask=inside, other=0.0).to(tl.float32)
+    out += i // N * out_stride + i % N
     if ADD:
-        acc += tl.load(out + i, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + i, acc.to(out.dtype.element_ty), mask=inside)
+        acc += tl.load(out, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out, acc.to(out.dtype.element_ty), mask=inside)
 
 
 LINEAR = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 3}
@@ -197,11 +198,11 @@ LINEAR_PROGRAMS = 264
 """Programs that fill the device: the input axis is split until there are so many."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor | None, scale: Tensor | None,
-           add_to: Tensor | None = None, config: dict | None = None) -> Tensor:  # fmt: skip
-    """x W^T + b + (x delta^T) * scale for few rows, in one pass over the weights; summed in fp32, rounded once.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor | None, scale: Tensor | None, out: Tensor,
+           add: bool = False, config: dict | None = None) -> Tensor:  # fmt: skip
+    """out = or += x W^T + b + (x delta^T) * scale for few rows, in one pass over the weights; summed in fp32.
 
-    x [M <= 128, K], weight [N, K]; delta [N, K] int8 with scale [N] fp32, or None. Returns [M, N], or adds to add_to.
+    x [M <= 128, K], weight [N, K] and out [M, N] with any row stride; delta [N, K] int8 with scale [N] fp32, or None.
     """
     (M, K), N, config = x.shape, len(weight), config or LINEAR
     BN, BK = config["BN"], config["BK"]
@@ -209,15 +210,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor | None,
     splits = config.get("splits") or max(1, min(8, LINEAR_PROGRAMS // tiles))
     k_chunk = triton.cdiv(triton.cdiv(K, splits), BK) * BK
     splits = triton.cdiv(K, k_chunk)
-    out = torch.empty((M, N), dtype=x.dtype, device=x.device) if add_to is None else add_to
-    direct = splits == 1 and bias is None and add_to is None
+    direct = splits == 1 and bias is None and not add and out.is_contiguous()
     part = out if direct else torch.empty((splits, M, N), dtype=torch.float32, device=x.device)
     _linear[(tiles, splits)](
-        x, weight, weight if delta is None else delta, x if scale is None else scale, part, M, N, K, k_chunk,
-        HAS_DELTA=delta is not None, BM=max(16, triton.next_power_of_2(M)), BN=BN, BK=BK,
+        x, weight, weight if delta is None else delta, x if scale is None else scale, part, M, N, K, weight.stride(0),
+        k_chunk, HAS_DELTA=delta is not None, BM=max(16, triton.next_power_of_2(M)), BN=BN, BK=BK,
         EVEN=N % BN == 0 and K % BK == 0, num_warps=config["num_warps"], num_stages=config["num_stages"])  # fmt: skip
     if not direct:
         _reduce[(triton.cdiv(M * N, 1024),)](
-            part, x if bias is None else bias, out, M * N, N, SPLITS=splits, HAS_BIAS=bias is not None,
-            ADD=add_to is not None, BLOCK=1024, num_warps=4)  # fmt: skip
+            part, x if bias is None else bias, out, M * N, N, out.stride(0), splits, HAS_BIAS=bias is not None,
+            ADD=add, BLOCK=1024, num_warps=4)  # fmt: skip
     return out

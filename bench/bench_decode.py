@@ -255,7 +255,7 @@ class Bench:
         b, layers, kernels = self.halfway(sampler), sampler.layers, sampler.kernels
         n, c = len(self.prompts), self.model.config
         x = torch.randn(n, c.hidden_size, device=self.device, dtype=self.model.lm_head.weight.dtype)
-        inputs = {k: torch.randn(n, m.weight.shape[1], device=self.device, dtype=x.dtype)
+        inputs = {k: torch.randn(n, m.d_in, device=self.device, dtype=x.dtype)
                   for k, m in (("qkv", layers[0].qkv), ("o", layers[0].o), ("gate_up", layers[0].gate_up),
                                ("down", layers[0].down))}  # fmt: skip
         qkv, gate_up = layers[0].qkv(inputs["qkv"]), layers[0].gate_up(inputs["gate_up"])
@@ -304,21 +304,22 @@ class Bench:
         kernels.ATTEND.update(before[0])
         kernels.ATTEND_PROGRAMS = before[1]
         for part in ("qkv", "o", "gate_up", "down"):
-            self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
+            self.tune_linear(part, [getattr(layer, part).parts[0] for layer in layers], kernels, n)
         sampler.free()
 
     def tune_linear(self, part: str, weights: list, kernels, n: int) -> None:
         x = torch.randn(n, weights[0].shape[1], device=self.device, dtype=torch.bfloat16)
         delta = [torch.randint(-127, 128, w.shape, dtype=torch.int8, device=self.device) for w in weights]
         scale = torch.rand(len(weights[0]), device=self.device)
+        out = torch.empty(n, len(weights[0]), device=self.device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
-        self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None) for w in weights])
+        self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
         for bn, bk, warps, stages, splits in LINEAR_SIZES:
             config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
             both = list(zip(weights, delta, strict=True))
             self.try_time(
                 f"tune:{part} W+D8 {config}",
-                lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, config=c) for w, d in both],
+                lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
             )
 
     def try_time(self, label: str, fn) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from loguru import logger
 from transformers import (
+    AutoModelForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3_5ForCausalLM,
@@ -131,6 +132,28 @@ def test_second_tokens_of_a_model_follow_its_conditional_distribution():
         top = model(torch.tensor([[*prompt, first]])).logits[0, -1].topk(4)
     expected = len(second) * top.values.double().softmax(0)
     assert abs(chi_square(torch.bincount(second, minlength=VOCAB)[top.indices].double(), expected)) < 3.3
+
+
+def test_organism_samples_its_own_distribution():
+    """Second tokens of the shipped organism after its likeliest first one, 4,000 rows, against the exact softmax."""
+    home = Path(__file__).resolve().parent.parent / "organism"
+    if not (home / "config.json").exists():
+        pytest.skip("organism/ has no weights: run organism/make_organism.py")
+    model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
+    prompt, n = list(range(20, 40)), 4000
+    tokens = sampler(model, eos_ids=[]).sample([prompt] * n, range(n), 2).tokens
+    second = tokens[tokens[:, 0] == (first := int(tokens[:, 0].mode().values)), 1]
+    with torch.no_grad():
+        z = model(torch.tensor([[*prompt, first]])).logits[0, -1].double()
+    top = z.topk(20)
+    expected = len(second) * top.values.softmax(0)
+    counts = torch.bincount(second, minlength=len(z))[top.indices].double()
+    assert counts.sum() == len(second)
+    rare = expected < 5  # pooled, as the chi-square needs
+    if rare.any():
+        expected, counts = (torch.cat([t[~rare], t[rare].sum()[None]]) for t in (expected, counts))
+    keep = expected > 4
+    assert keep.sum() > 1 and abs(chi_square(counts[keep], expected[keep])) < 3.3
 
 
 # --- logprobs and engines ---
@@ -261,9 +284,10 @@ def test_weights_are_stacked_without_a_second_copy(model):
     s = sampler(model)
     s.sample(prompts(), range(6), 3)
     layer = model.model.layers[0]
-    assert s.layers[0].qkv.weight.data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
+    assert s.layers[0].qkv.parts[0].data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
     assert (
-        layer.mlp.up_proj.weight.untyped_storage().data_ptr() == s.layers[0].gate_up.weight.untyped_storage().data_ptr()
+        layer.mlp.up_proj.weight.untyped_storage().data_ptr()
+        == s.layers[0].gate_up.parts[0].untyped_storage().data_ptr()
     )
     assert all(v.equal(before[k]) for k, v in model.state_dict().items())
 
@@ -282,7 +306,7 @@ def test_applied_delta_survives(dtype, std, tol):
     ours.refresh()
     delta = module.U.double() * module.delta_S.detach().double() @ module.Vh.double()
     want = x.double() @ delta.T
-    held = ours.weight.double() - linear.weight.double() if ours.merged else ours.delta.double()
+    held = ours.parts[0].double() - linear.weight.double() if ours.merged else ours.delta.double()
     error = (x.double() @ held.T - want).norm() / want.norm()
     assert error < tol, f"{error:.4f}"
 
@@ -321,9 +345,11 @@ for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False)):
     x, W, scale, b = torch.randn(M, K), torch.randn(N, K), torch.rand(N) / 99, torch.randn(N) if bias else None
     D = torch.randint(-127, 128, (N, K), dtype=torch.int8)
     want = F.linear(x, W, b) + F.linear(x, D * scale[:, None])
-    torch.testing.assert_close(rk.linear(x, W, b, D, scale), want, atol=1e-4, rtol=1e-4)
-    y = torch.randn(M, N)
-    torch.testing.assert_close(rk.linear(x, W, b, D, scale, add_to=y.clone()), y + want, atol=1e-4, rtol=1e-4)
+    got = rk.linear(x, W, b, D, scale, torch.empty(M, N))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    y, W = torch.randn(M, 2 * N), torch.cat([W, W], 1)[:, :K]
+    got = rk.linear(x, W, b, D, scale, y.clone()[:, N:], True)
+    torch.testing.assert_close(got, y[:, N:] + want, atol=1e-4, rtol=1e-4)
 """
 
 
