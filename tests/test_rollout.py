@@ -292,6 +292,26 @@ def test_weights_are_stacked_without_a_second_copy(model):
     assert all(v.equal(before[k]) for k, v in model.state_dict().items())
 
 
+def test_bf16_keeps_the_delta_apart(model, tmp_path):
+    """[W | U] stays the only copy of W, and the logprobs differ from teacher forcing by bf16 noise."""
+    adapter = antipasto.wrap(model.to(torch.bfloat16), tmp_path)
+    for delta in adapter.delta().values():
+        torch.nn.init.normal_(delta.data, std=0.3)
+    s = sampler(model, eos_ids=[])
+    out = s.sample(prompts(), range(6), 12)
+    wants = [forced_logprobs(model, p, t.tolist()) for p, t in zip(prompts(), out.tokens, strict=True)]
+    assert (out.logprobs - torch.stack(wants)).abs().mean() < 0.03
+    with adapter.reference():
+        far = [forced_logprobs(model, p, t.tolist()) for p, t in zip(prompts(), out.tokens, strict=True)]
+    assert (out.logprobs - torch.stack(far)).abs().mean() > 0.3
+    gate_up, mlp = s.layers[0].gate_up, model.model.layers[0].mlp
+    assert gate_up.delta is not None and not gate_up.merged
+    assert [p.data_ptr() for p in gate_up.parts] == [mlp.gate_proj.weight.data_ptr()]
+    addresses = s._addresses
+    s.sample(prompts(), range(6), 2)
+    assert s._addresses == addresses, "graphs would be captured anew at every call"
+
+
 @pytest.mark.parametrize("dtype,std,tol", [(torch.float32, 7e-5, 0.01), (torch.bfloat16, 1e-3, 0.01)])
 def test_applied_delta_survives(dtype, std, tol):
     """The error of what delta adds, relative to float64; merging into bf16 weights would lose half of it or more."""
