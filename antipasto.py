@@ -10,8 +10,10 @@ The sum is one product, y = [x, h * delta_S] [W | U]^T + b, accumulated in fp32 
 bf16 first would put it on the grid, and a delta of less than half a unit in the last place would round away again:
 measured, 25% of a delta of 1e-3 is lost that way and all of 7e-5 (tests/test_antipasto.py, docs/method.md).
 
-Identity: at delta_S = 0 the adapted model equals the base model bit for bit, in any dtype (that product is then
-skipped), so switching the delta off (`reference`) is the KL reference and costs no second copy of the weights.
+In fp32, where W + U diag(delta_S) Vh loses nothing, it is one matrix and half the products (`MergedDelta`).
+
+Identity: at delta_S = 0 the adapted model equals the base model bit for bit, in any dtype (in bf16 that product
+is then skipped), so switching the delta off (`reference`) is the KL reference and costs no second copy of the weights.
 
 Departures from AntiPaSTO (wassname): no rotation of the singular axes, since a rotated axis would void v_hack, and
 the additive form instead of U diag(S + delta_S) Vh, because the merged form loses deltas below bf16's resolution.
@@ -83,6 +85,31 @@ class AtZero(AdditiveDelta):
         return F.linear(x, weight_U[:, : Vh.shape[1]], bias)
 
 
+class MergedDelta(torch.autograd.Function):
+    """y = x (W + U diag(delta_S) Vh)^T + b, for fp32, where the sum loses nothing: half the products of AdditiveDelta.
+
+    With G = g^T x [d_out, d_in], d delta_S = diag(U^T G Vh^T). At delta_S = 0 the merged matrix is W itself.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight_U: Tensor, bias: Tensor | None, Vh: Tensor, delta_S: Tensor) -> Tensor:
+        weight, U = weight_U.split([Vh.shape[1], Vh.shape[0]], dim=1)
+        merged = torch.addmm(weight, U * delta_S.to(U.dtype), Vh)
+        ctx.save_for_backward(x, merged, weight_U, Vh)
+        return F.linear(x, merged, bias)
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        x, merged, weight_U, Vh = ctx.saved_tensors
+        d_delta = dx = None
+        if ctx.needs_input_grad[4]:
+            G = g.flatten(0, -2).T @ x.flatten(0, -2)
+            d_delta = ((weight_U[:, Vh.shape[1] :].T @ G) * Vh).sum(1).float()
+        if ctx.needs_input_grad[0]:
+            dx = g @ merged
+        return dx, None, None, None, d_delta
+
+
 class SVDLinear(nn.Module):
     """A frozen Linear with its singular vectors and a trainable delta_S.
 
@@ -120,6 +147,8 @@ class SVDLinear(nn.Module):
         return self._zero[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.enabled and x.dtype == torch.float32:
+            return MergedDelta.apply(x, self.weight_U, self.bias, self.Vh, self.delta_S)
         if self.enabled and self.is_zero() and torch.is_grad_enabled():
             return AtZero.apply(x, self.weight_U, self.bias, self.Vh, self.delta_S)
         if not self.enabled or self.is_zero():

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from antipasto import AdapterError, AdditiveDelta, SVDLinear, cached_svd, load_tensors, svd_gram, wrap
+from antipasto import AdapterError, AdditiveDelta, MergedDelta, SVDLinear, cached_svd, load_tensors, svd_gram, wrap
 
 
 def linear(d_in: int, d_out: int, bias: bool, dtype: torch.dtype, seed: int) -> SVDLinear:
@@ -14,13 +14,6 @@ def linear(d_in: int, d_out: int, bias: bool, dtype: torch.dtype, seed: int) -> 
     inner = nn.Linear(d_in, d_out, bias=bias).to(dtype)
     U, S, Vh = torch.linalg.svd(inner.weight.data.float(), full_matrices=False)
     return SVDLinear(inner, U, S, Vh)
-
-
-def merged_float64(module: SVDLinear, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    """First form of the design: y = ((x Vh^T) * (S + delta)) U^T + b."""
-    U, S, Vh = torch.linalg.svd(module.weight.double(), full_matrices=False)
-    y = ((x @ Vh.T) * (S + delta)) @ U.T
-    return y if module.bias is None else y + module.bias.double()
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "qwen3_5"])
@@ -43,15 +36,20 @@ def test_qwen3_5_wraps_the_gated_delta_net(tmp_path):
     assert "lm_head" not in leaves
 
 
+@pytest.mark.parametrize("form", ["module", "additive"])
 @pytest.mark.parametrize(("d_in", "d_out", "bias"), [(48, 96, True), (96, 48, False), (64, 64, True)])
-def test_forward_and_gradients_agree_with_float64(d_in, d_out, bias):
+def test_forward_and_gradients_agree_with_float64(d_in, d_out, bias, form):
     seed = int(torch.randint(0, 2**31, ()).item())
     module = linear(d_in, d_out, bias, torch.float32, seed)
     x = torch.randn(3, 5, d_in, requires_grad=True)
     delta = 0.3 * torch.randn(min(d_in, d_out))
     module.delta_S.data.copy_(delta)
     g = torch.randn(3, 5, d_out)
-    y = module(x)
+    y = (
+        module(x)
+        if form == "module"
+        else AdditiveDelta.apply(x, module.weight_U, module.bias, module.Vh, module.delta_S)
+    )
     y.backward(g)
     x64, delta64 = x.detach().double().requires_grad_(), delta.double().requires_grad_()
     # The float64 SVD may order or sign near-equal singular values otherwise, so the reference takes the module's.
@@ -64,11 +62,12 @@ def test_forward_and_gradients_agree_with_float64(d_in, d_out, bias):
         assert (got.double() - want).norm() < 1e-5 * want.norm(), seed
 
 
-def test_gradcheck_of_the_autograd_function():
+@pytest.mark.parametrize("function", [AdditiveDelta, MergedDelta])
+def test_gradcheck_of_the_autograd_functions(function):
     args = [torch.randn(4, 6), torch.randn(5, 11), torch.randn(5), torch.randn(5, 6), torch.randn(5)]
     args = [a.double().requires_grad_(i in (0, 4)) for i, a in enumerate(args)]
     # backward accumulates delta_S in float32, hence the tolerance
-    assert torch.autograd.gradcheck(AdditiveDelta.apply, args, eps=1e-3, atol=1e-4, rtol=1e-3)
+    assert torch.autograd.gradcheck(function.apply, args, eps=1e-3, atol=1e-4, rtol=1e-3)
 
 
 def test_applied_delta_survives_bf16_at_one_preregistered_step():
