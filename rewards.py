@@ -98,6 +98,9 @@ def extract_program(completion: str) -> str | None:
     fence, tag, lines = "", "", []
     for line in completion.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         opening = FENCE.match(line)
+        if fence and opening and opening[2].lower() in PYTHON:  # the last block was never closed
+            blocks.setdefault("python" if tag in PYTHON else tag, []).append("\n".join(lines))
+            fence = ""
         if not fence:
             if opening:
                 fence, tag, lines = opening[1], opening[2].lower(), []
@@ -147,6 +150,8 @@ def decode(value, depth: int = 0):
         raise ValueError("malformed value")
     tag, items = value[0], value[1:]
     if tag == "i":
+        if len(items[0]) > 100_000:  # division is quadratic
+            raise ValueError("integer too large")
         return int(items[0], 16)
     if tag == "b":
         return bytes.fromhex(items[0])
@@ -165,8 +170,8 @@ def decode(value, depth: int = 0):
 
 
 def _hashed(kind, items):
-    """A set or dict of at most 10,000 entries: keys chosen to collide must not stall the trainer."""
-    if len(items) > 10_000:
+    """A set or dict of at most 4,000 entries: keys chosen to collide must not stall the trainer."""
+    if len(items) > 4_000:
         raise ValueError("too many set or dict entries")
     return kind(items)
 

@@ -39,17 +39,14 @@ import ctypes
 import gc
 import json
 import os
-import platform
 import resource
 import select
 import signal
-import socket
 import struct
-import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FAIR_SHARE, PATIENCE, TOTAL, OVERTIME = 0.2, 2.0, 3.0, 5.0
 """See Time above; in units of the time limit."""
@@ -57,20 +54,19 @@ SLOW_S = 0.1
 """A job that runs longer no longer counts as using a core: another one is started beside it."""
 FLUSH_S = 0.02
 """How long a finished test may wait to be reported."""
-MAX_OUTPUT, MAX_ITEMS, MAX_DEPTH = 4 << 20, 200_000, 100
-"""Bytes a program may report; values and nesting depth within one encoded result."""
-MODULES = """abc ast bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools
-heapq itertools json math numbers operator queue random re statistics string sys textwrap threading time
-typing types warnings""".split()  # noqa: SIM905
-"""Imported once by the zygote, so that programs find them loaded."""
+CHUNK, MAX_OUTPUT, MAX_ITEMS, MAX_DEPTH = 1 << 16, 4 << 20, 200_000, 100
+"""Bytes of a buffer; bytes a program may report; values and nesting depth within one encoded result."""
+MODULES = """bisect collections copy datetime enum functools heapq itertools json math operator random re string time
+typing types""".split()  # noqa: SIM905
+"""Imported once by the zygote, so that programs find them loaded. Each makes every fork slower: keep it short, and keep
+subprocess, socket and dataclasses out of the zygote."""
 
 
 class SandboxError(RuntimeError):
     """The sandbox cannot be had on this machine; the message says why and which flag accepts less."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One run of one program. The child gets all of it, so it must hold no expected value."""
 
     setup: str
@@ -85,8 +81,7 @@ class Job:
     """A name whose presence after loading is reported as `defined`."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What became of a Job. All but `stop` and `seconds` is the program's word; `compiled` was said before it ran."""
 
     compiled: bool = False
@@ -233,7 +228,7 @@ def run_job(job: dict, setup, say) -> None:
 # In the zygote: namespaces, limits, seccomp, one child at a time.
 
 CLONE_NEWNS, CLONE_NEWPID, CLONE_THREAD = 0x20000, 0x20000000, 0x10000
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 38, 22
 MNT_DETACH, MS_NOSUID_NODEV = 2, 2 | 4
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -265,9 +260,9 @@ def seccomp_program(pid: int) -> bytes:
 
     Raises SandboxError on an architecture whose system call numbers are not listed.
     """
-    if platform.machine() not in ARCHES:
-        raise SandboxError(f"no seccomp table for {platform.machine()}: programs can be graded on x86_64 or aarch64")
-    column, audit = ARCHES[platform.machine()]
+    if os.uname().machine not in ARCHES:
+        raise SandboxError(f"no seccomp table for {os.uname().machine}: programs can be graded on x86_64 or aarch64")
+    column, audit = ARCHES[os.uname().machine]
     allow, kill, eperm, enosys = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 
     def load(offset):
@@ -328,12 +323,13 @@ class Lock:
             self.load(os.getpid())
         for what, limit in self.limits:
             resource.setrlimit(what, (limit, limit))
+        check(self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
         check(self.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
         check(self.capset(*self.no_capabilities), "capset")
         check(self.prctl(PR_SET_SECCOMP, 2, self.filter, 0, 0), "seccomp")
 
 
-def child(job: dict, setup, lock: Lock, pipe: int) -> None:
+def child(message: bytearray, setups: dict, lock: Lock, pipe: int) -> None:
     """The forked child's whole life."""
     lines, flushed = [], 0.0  # the first test is reported at once
 
@@ -354,6 +350,8 @@ def child(job: dict, setup, lock: Lock, pipe: int) -> None:
         os.closerange(4, 256)
         os.setsid()
         lock.down()
+        job = json.loads(message)
+        setup = setups[job["setup"]]
     except BaseException as error:
         say("x", describe(error))
         os._exit(1)
@@ -374,9 +372,51 @@ def starved_seconds(pid: int, proc: int) -> float:
         os.close(fd)
 
 
-def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int) -> tuple[str, bytes, float]:
-    """Read what a child says until it ends or must (see Time above): (stop, bytes, seconds). It is dead on return."""
-    start, stop, parts, size = time.monotonic(), "", [], 0
+class Output:
+    """What a child says, in buffers that can be wiped: later children inherit this process's memory."""
+
+    def __init__(self) -> None:
+        self.chunks, self.size = [bytearray(CHUNK)], 0
+
+    def read(self, fd: int) -> tuple[int, bool, bool]:
+        """Read once: (bytes, whether test results are among them, whether the report is complete)."""
+        used = self.size % CHUNK
+        if self.size and not used:
+            self.chunks.append(bytearray(CHUNK))
+        chunk = self.chunks[-1]
+        n = os.readv(fd, [memoryview(chunk)[used:]])
+        self.size += n
+        end = used + n
+        last = (
+            chunk.rfind(b"\n", 0, end - 1) + 1
+        )  # where the last line starts; a line of earlier chunks counts for none
+        complete = end > 0 and chunk[end - 1] == 10 and (last > 0 or len(self.chunks) == 1)
+        complete = complete and (chunk.startswith(b'["f"', last) or chunk.startswith(b'["e"', last))
+        return n, chunk.find(b'["v"', used, end) >= 0, complete
+
+    def send(self, fd: int) -> None:
+        """Write all of it."""
+        for number, chunk in enumerate(self.chunks):
+            view = memoryview(chunk)[: self.size - number * CHUNK]
+            while view:
+                view = view[os.write(fd, view) :]
+
+    def wipe(self) -> None:
+        """Overwrite all of it and start again."""
+        for chunk in self.chunks:
+            wipe(chunk)
+        del self.chunks[1:]
+        self.size = 0
+
+
+def wipe(buffer: bytearray) -> None:
+    """Overwrite a buffer in place."""
+    ctypes.memset((ctypes.c_char * len(buffer)).from_buffer(buffer), 0, len(buffer))
+
+
+def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int, output: Output) -> tuple[str, float]:
+    """Read what a child says until it ends or must (see Time above): (stop, seconds)."""
+    start, stop = time.monotonic(), ""
     heard, heard_fair, patience, deadline = 0.0, 0.0, limit, limit  # when the child last spoke; seconds since the start
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
@@ -388,45 +428,53 @@ def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int) -> tuple
             os._exit(0)
         now = time.monotonic() - start
         if events:
-            data = os.read(pipe, 1 << 16)
-            if not data:
+            n, results, complete = output.read(pipe)
+            if n == 0 or complete:
                 break
-            parts.append(data)
-            size += len(data)
-            stop = "flood" if size > MAX_OUTPUT else ""
-            if b'["v"' in data:
+            stop = "flood" if output.size > MAX_OUTPUT else ""
+            if results:
                 patience = PATIENCE * limit
             heard, heard_fair = now, 0.0 if now < SLOW_S else now - starved_seconds(pid, proc)
             deadline = min(heard + patience, max(TOTAL * limit, now + 0.05))
         if now >= deadline:
             fair = now - starved_seconds(pid, proc)
             silent = now - heard >= patience and fair - heard_fair >= FAIR_SHARE * patience
-            stop = "time" if silent or fair >= TOTAL * limit or now >= OVERTIME * limit else ""
+            stop = "time" if silent or fair >= TOTAL * limit or now >= OVERTIME * limit else stop
             deadline = now + 0.05
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return stop, b"".join(parts), time.monotonic() - start
+    return stop, time.monotonic() - start
 
 
-def receive(fd: int, n: int) -> bytes:
-    """Exactly n bytes, or EOFError."""
-    parts = []
-    while n:
-        data = os.read(fd, min(n, 1 << 20))
-        if not data:
-            raise EOFError
-        parts.append(data)
-        n -= len(data)
-    return b"".join(parts)
+def receive(fd: int) -> tuple[int, bytearray]:
+    """One message of the trainer, (kind, body), in a buffer that can be wiped. Ends the process when there is none."""
+    header = os.read(fd, HEADER.size)
+    if len(header) < HEADER.size:
+        os._exit(0)
+    size, kind = HEADER.unpack(header)
+    body, got = bytearray(size), 0
+    while got < size:
+        n = os.readv(fd, [memoryview(body)[got:]])
+        if n == 0:
+            os._exit(0)
+        got += n
+    return kind, body
+
+
+HEADER, ANSWER = struct.Struct("<IB"), struct.Struct("<I5sd")
+"""Of a message to the zygote (size, kind) and of an answer (size, stop, seconds)."""
+CONFIG, SETUP, JOB = range(3)
 
 
 def zygote() -> None:
-    """Serve jobs from the socket on fd 0, one after the other, until it closes."""
+    """Serve jobs from the socket on fd 0, one after the other, until it closes.
+
+    Every child starts with a copy of this process's memory, so nothing of a job is decoded here, and the buffers that
+    held it are wiped: no program can read the source or the results of an earlier one.
+    """
     trainer = os.dup2(0, 200)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 3):  # stderr stays, for this process's own last words
         os.dup2(null, fd)
-    config = json.loads(receive(trainer, struct.unpack("<I", receive(trainer, 4))[0]))
+    config = json.loads(receive(trainer)[1])
     proc, own_pids = os.open("/proc", os.O_RDONLY), -1
     if config["namespaces"]:
         own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
@@ -436,15 +484,18 @@ def zygote() -> None:
     import random
 
     resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
-    lock, setups = Lock(config), {}
+    lock, setups, output = Lock(config), {}, Output()
     gc.collect()
     gc.freeze()
     while True:
-        job = json.loads(receive(trainer, struct.unpack("<I", receive(trainer, 4))[0]))
-        if job["setup"] not in setups:
-            if len(setups) > 32:
-                setups.clear()
-            setups[job["setup"]] = compile(job["setup"], "<setup>", "exec", dont_inherit=True)
+        kind, message = receive(trainer)
+        if kind == SETUP:
+            index, text = json.loads(message)
+            try:
+                setups[index] = compile(text, "<setup>", "exec", dont_inherit=True)
+            except (SyntaxError, ValueError):
+                setups[index] = text  # the child fails on it, and says so
+            continue
         reader, writer = os.pipe()
         if config["namespaces"]:
             LIBC.setns(own_pids, CLONE_NEWPID)
@@ -453,15 +504,18 @@ def zygote() -> None:
         if pid == 0:
             try:
                 random.seed(0)
-                child(job, setups[job["setup"]], lock, writer)
+                child(message, setups, lock, writer)
             finally:
                 os._exit(0)
         os.close(writer)
-        stop, output, seconds = collect(pid, reader, trainer, config["timeout_s"], proc)
+        wipe(message)
+        stop, seconds = collect(pid, reader, trainer, config["timeout_s"], proc, output)
         os.close(reader)
-        message = struct.pack("<IId", len(output), len(stop), seconds) + stop.encode() + output
-        while message:
-            message = message[os.write(trainer, message) :]
+        os.write(trainer, ANSWER.pack(output.size, stop.encode(), seconds))
+        output.send(trainer)
+        output.wipe()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)  # and with it, as it is their init, all that it started
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -520,10 +574,17 @@ def no_sandbox(reason: str) -> SandboxError:
     return SandboxError(f"the sandbox does not work here ({last}); accept a weaker one with --isolation rlimits")
 
 
+SETUPS = 16
+"""Setup codes that a zygote keeps compiled."""
+
+
 class Zygote:
     """A running fork server, and the job it is on."""
 
     def __init__(self, config: dict) -> None:
+        import socket
+        import subprocess
+
         interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
         command = (bwrap_command(interpreter) if config["namespaces"]
                    else [interpreter, *FLAGS, os.path.abspath(__file__)])  # fmt: skip
@@ -538,15 +599,26 @@ class Zygote:
             theirs.close()
         self.socket.settimeout(20)
         self.buffer, self.started, self.task = bytearray(), 0.0, None
+        self.setups: deque[str] = deque(maxlen=SETUPS)
+        self.sent = 0
         try:
-            self.send(config)
+            self.send(CONFIG, config)
         except OSError:
             raise no_sandbox(self.close()) from None
 
-    def send(self, message: dict) -> None:
+    def send(self, kind: int, message) -> None:
         """One framed JSON message. Raises OSError if the zygote is gone."""
         data = json.dumps(message).encode()
-        self.socket.sendall(struct.pack("<I", len(data)) + data)
+        self.socket.sendall(HEADER.pack(len(data), kind) + data)
+
+    def give(self, job: Job) -> None:
+        """Hand out a job, and before it its setup, if that is not among the last few. Raises OSError as `send`."""
+        if job.setup not in self.setups:
+            self.send(SETUP, [self.sent % SETUPS, job.setup])
+            self.setups.append(job.setup)
+            self.sent += 1
+        first = self.sent - len(self.setups)
+        self.send(JOB, job._asdict() | {"setup": (first + self.setups.index(job.setup)) % SETUPS})
 
     def answer(self) -> tuple[str, bytes, float] | None:
         """(stop, output, seconds) once complete, None while it is not. Raises OSError or EOFError if it is gone."""
@@ -554,22 +626,22 @@ class Zygote:
         if not data:
             raise EOFError
         self.buffer += data
-        if len(self.buffer) < 16:
+        if len(self.buffer) < ANSWER.size:
             return None
-        size, named, seconds = struct.unpack_from("<IId", self.buffer)
-        if len(self.buffer) < 16 + named + size:
+        size, stop, seconds = ANSWER.unpack_from(self.buffer)
+        if len(self.buffer) < ANSWER.size + size:
             return None
-        stop, output = bytes(self.buffer[16 : 16 + named]).decode(), bytes(self.buffer[16 + named :])
+        output = bytes(self.buffer[ANSWER.size :])
         self.buffer.clear()
-        return stop, output, seconds
+        return stop.rstrip(b"\0").decode(), output, seconds
 
     def close(self) -> str:
         """End it; returns what it wrote to stderr."""
         self.socket.close()  # it ends by itself, unless it is stuck
-        try:
-            self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        deadline = time.monotonic() + 1.0
+        while self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        self.process.kill()
         os.set_blocking(self.process.stderr.fileno(), False)
         said = (self.process.stderr.read() or b"").decode(errors="replace").strip()
         self.process.stderr.close()
@@ -586,11 +658,11 @@ def parse_report(job: Job, stop: str, output: bytes, seconds: float) -> Report:
     lines = output.split(b"\n", len(job.tests) + 4)[:-1]  # no more than an honest run has, and what follows in one
     for number, line in enumerate(lines):
         try:
-            tag, value = json.loads(line, object_pairs_hook=_refuse)
+            tag, value = DECODER.decode(line.decode())
         except (ValueError, TypeError, RecursionError):
             tag, value = "e", "malformed report"
         if number == 0 and tag == "x":
-            raise SandboxError(f"a sandboxed child could not be locked down ({value}); try --isolation rlimits")
+            raise SandboxError(f"a sandboxed child could not be locked down: {value}")
         if number == 0 and tag == "c":
             compiled = True
         elif tag == "l" and not loaded:
@@ -600,14 +672,25 @@ def parse_report(job: Job, stop: str, output: bytes, seconds: float) -> Report:
         elif tag == "f" and loaded and not finished:
             finished = True
         else:
-            error = str(value)[:300] if tag == "e" else "malformed report"
+            error = printable(value)[:300] if tag == "e" else "malformed report"
             break
     finished = finished and not error and not stop
     return Report(compiled, loaded, defined, tuple(values), finished, error, stop, seconds)
 
 
+def printable(value) -> str:
+    """A program's own words, fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
 def _refuse(pairs):
     raise ValueError("objects are not part of the protocol")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_refuse)
+
+
+PROBE = Job("", "x = 1", (("x + 1",),))
 
 
 class Pool:
@@ -622,39 +705,64 @@ class Pool:
         self.config = {"namespaces": isolation == "bwrap", "timeout_s": timeout_s, "memory_mb": memory_mb}
         self.idle: list[Zygote] = []
         self.busy: list[Zygote] = []
-        report = self.run([Job("", "x = 1", (("x + 1",),))])[0]
+        self.probe()
+
+    def probe(self) -> None:
+        """Raise SandboxError, with the pool closed, unless a program that must run does."""
+        report = self.run([PROBE])[0]
         if report.values != ((2,),):
             self.close()
             raise no_sandbox(report.error or report.stop)
 
     def run(self, jobs, then=None) -> list[Report]:
-        """Reports of `jobs`, in order. `then(i, report)` may return another Job, whose Report replaces nothing: it is
-        handed to `then(i, report)` again, so that follow-up runs overlap with the rest of the batch."""
+        """Reports of `jobs`, in order. Not for several threads at once.
+
+        `then(i, report)` may return a follow-up Job for job i, which overlaps with the rest of the batch; its Report
+        goes to `then(i, report)` again and nowhere else. Raises SandboxError if the sandbox has stopped working.
+        """
         reports: list[Report | None] = [None] * len(jobs)
         queue = deque((i, job, 0) for i, job in enumerate(jobs))
-        while queue or self.busy:
-            now = time.monotonic()
-            quick = sum(now - z.started < SLOW_S for z in self.busy)
-            while queue and quick < self.workers and len(self.busy) < self.most:
-                self._start(queue.popleft())
-                quick += 1
-            for zygote, outcome in self._wait(SLOW_S / 4 if queue else 1.0):
-                index, job, tries = zygote.task
-                self.busy.remove(zygote)
-                if outcome is None:  # the zygote died: its kernel-side neighbours may be at fault, so try once more
-                    said = zygote.close()
-                    if tries == 0:
-                        queue.appendleft((index, job, 1))
+        try:
+            while queue or self.busy:
+                self._fill(queue)
+                for zygote, outcome in self._wait(SLOW_S / 4 if queue else 1.0):
+                    i, job, tries = zygote.task
+                    report = self._finish(zygote, outcome)
+                    if report.stop == "lost" and tries == 0:
+                        queue.appendleft((i, job, 1))
                         continue
-                    report = Report(stop="lost", error=f"the sandbox died under this program {said[-200:]}".strip())
-                else:
-                    self.idle.append(zygote)
-                    report = parse_report(job, *outcome)
-                if reports[index] is None:
-                    reports[index] = report
-                if then is not None and (more := then(index, report)) is not None:
-                    queue.appendleft((index, more, 0))
+                    reports[i] = reports[i] or report
+                    if then is not None and (more := then(i, report)) is not None:
+                        queue.appendleft((i, more, 0))
+        finally:  # after an exception, the answers of busy zygotes must not be taken for those of a later batch
+            for zygote in self.busy:
+                zygote.close()
+            self.busy = []
+        lost = [report for report in reports if report.stop == "lost"]
+        if lost and jobs != [PROBE]:
+            self.probe()  # either these programs brought their zygotes down twice, or no program can run any more
         return reports
+
+    def _fill(self, queue) -> None:
+        """Start queued tasks: a worker's worth of quick ones, and one beside every slow one."""
+        now = time.monotonic()
+        quick = sum(now - z.started < SLOW_S for z in self.busy)
+        while queue and quick < self.workers and len(self.busy) < self.most:
+            self._start(queue.popleft())
+            quick += 1
+
+    def _finish(self, zygote: Zygote, outcome) -> Report:
+        """Take a zygote's answer; one that died or could not lock a child down is closed, and the job lost."""
+        self.busy.remove(zygote)
+        if outcome is not None:
+            try:
+                report = parse_report(zygote.task[1], *outcome)
+                self.idle.append(zygote)
+                return report
+            except SandboxError as error:
+                zygote.close()
+                return Report(stop="lost", error=str(error))
+        return Report(stop="lost", error=f"the sandbox died under this program {zygote.close()[-200:]}".strip())
 
     def _start(self, task) -> None:
         """Give a task to an idle zygote, or to a new one."""
@@ -662,7 +770,7 @@ class Pool:
             fresh = not self.idle
             zygote = Zygote(self.config) if fresh else self.idle.pop()
             try:
-                zygote.send(vars(task[1]))
+                zygote.give(task[1])
             except OSError:
                 said = zygote.close()
                 if fresh:

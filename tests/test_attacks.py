@@ -175,6 +175,37 @@ def test_nothing_is_carried_to_the_next_program(name, one):
     assert [grade.gt_pass for grade in grades] == [True, True, True], [grade.reason for grade in grades]
 
 
+SCAN = """
+import ctypes, gc, sys
+mark = b"".join([b"mar", b"ked", b"TOKEN"[:-1], b"TOKEN"[-1:]])
+class Solution:
+    def f(self):
+        end = ctypes.CDLL(None, use_errno=True).sbrk
+        end.restype = ctypes.c_void_p
+        found = ctypes.string_at(end(0) - 400_000, 400_000).count(mark)
+        frame = sys._getframe()
+        while frame:
+            found += sum(mark in bytes(v) for v in frame.f_locals.values() if isinstance(v, (bytes, bytearray)) and v is not mark)
+            frame = frame.f_back
+        return found + sum(mark in bytes(o) for o in gc.get_objects() if isinstance(o, (bytes, bytearray)))
+"""
+
+
+def test_the_memory_of_earlier_programs_is_gone(one):
+    """A child is forked from the process that saw them: their source and results must not be in it."""
+    look = Problem("look", ({"role": "user", "content": ""},), "", ("assert Solution().f() == 0",), "Solution().f")
+    for size in (1, 100, 5000):
+        marked = (
+            f"class Solution:\n    def f(self):\n        return 'markedTOKEN' * {size}\n" + "# markedTOKEN\n" * size
+        )
+        grades = one.grade([fenced(marked), fenced(SCAN)], [look] * 2)
+        assert grades[1].gt_pass, grades[1].reason
+    own = SCAN.replace("import ctypes", "seen = bytearray(b'markedTOKEN')\nimport ctypes").replace(
+        "frame.f_locals", "frame.f_globals"
+    )
+    assert not one.grade([fenced(own)], [look])[0].gt_pass, "the scan finds nothing that is there"
+
+
 @pytest.fixture(scope="module")
 def one():
     """A grader with one zygote, so that programs follow one another in it."""

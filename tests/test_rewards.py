@@ -191,7 +191,7 @@ PROGRAMS = {
     "shadowed builtins": ("list = set = len = type = int = None\nclass Solution:\n    def f(self, a): return a", True),
     "own list node": ("class ListNode:\n    def __init__(self, x): self.val = x; self.next = None\nclass Solution:\n    def f(self, a): return a", True),
     "deep recursion": (
-        "import sys\nsys.setrecursionlimit(10**6)\nfrom functools import lru_cache\n@lru_cache(None)\ndef g(n): return 0 if n == 0 else g(n - 1)\n"
+        "import sys\nsys.setrecursionlimit(10**6)\ndef g(n): return 0 if n == 0 else g(n - 1)\n"
         "class Solution:\n    def f(self, a): return a + g(9000)", True),
     "threads": (
         "from concurrent.futures import ThreadPoolExecutor\nclass Solution:\n    def f(self, a):\n"

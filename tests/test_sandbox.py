@@ -67,7 +67,9 @@ def test_follow_up_jobs_overlap_with_the_batch(pool):
 
 
 def test_limits_are_in_force(pool):
-    probe = "import resource\nfrom os import *\nstatus = {n: resource.getrlimit(getattr(resource, 'RLIMIT_' + n)) for n in ('AS', 'NOFILE', 'CORE')}"
+    names = "('AS', 'NOFILE', 'CORE')"
+    probe = "import resource\nfrom os import *\n"
+    probe += f"status = {{n: resource.getrlimit(getattr(resource, 'RLIMIT_' + n)) for n in {names}}}"
     report = pool.run(
         [
             Job(
@@ -165,7 +167,8 @@ def test_the_filter_is_valid_and_short():
 
 def test_closing_ends_all_processes_and_a_killed_trainer_leaves_none():
     script = ("import os, signal, sandbox\np = sandbox.Pool(2, timeout_s=30)\n"
-              "print(*[z.process.pid for z in p.idle], flush=True)\nimport threading\nthreading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start()\n"
+              "print(*[z.process.pid for z in p.idle], flush=True)\nimport threading\n"
+              "threading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start()\n"
               "p.run([sandbox.Job('', 'while True: pass')])")  # fmt: skip
     repo = Path(sandbox.__file__).parent
     done = subprocess.run([sys.executable, "-c", script], cwd=repo, capture_output=True, text=True, timeout=60)
