@@ -185,6 +185,8 @@ class _Linear:
 
     def _apply(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
         fused, at = self.scale is not None and len(x) <= 128, 0
+        if not fused and self.delta is not None and not self.merged:
+            return self._apply_rounded_once(x, y, add)
         for weight in self.parts:
             rows = slice(at, at := at + len(weight))
             bias, out = None if self.bias is None else self.bias[rows], y[:, rows]
@@ -198,10 +200,22 @@ class _Linear:
                 torch.mm(x, weight.t(), out=out)
             else:
                 torch.addmm(bias, x, weight.t(), out=out)
-        if fused or self.delta is None or self.merged:
-            return y
+        return y
+
+    def _apply_rounded_once(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
+        """The same with D apart, in fp32 up to the end: x W^T rounded to bf16 would swallow a small x D^T."""
         delta = self.delta if self.scale is None else (self.delta * self.scale[:, None]).to(x.dtype)
-        return y.addmm_(x, delta.t())
+        total = torch.cat([_product(x, weight) for weight in self.parts], dim=1) + _product(x, delta)
+        if self.bias is not None:
+            total += self.bias
+        return y.copy_(total + y if add else total)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T in fp32, [N, d_out], of operands in any dtype."""
+    if x.is_cuda:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+    return x.float() @ weight.t().float()
 
 
 def _stacked(modules: Sequence[nn.Module]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
     python sweep.py --preset tiny --study organism                    prints the plan and runs nothing
     python sweep.py --preset tiny --study organism --submit local     runs it, --jobs at a time, skips what is complete
-    python sweep.py --preset full --arms vanilla projected --seeds 0 1 2 -- --steps 100     after --: flags for every run
+    python sweep.py --preset full --arms vanilla projected --seeds 0 1 -- --steps 100   flags of every run after --
 
 Order: one extraction and one held-out check for each pair set that an arm needs, then the runs. A run that fails does
 not stop the others; the exit status is 1 and the last lines name it. Running again continues where this stopped.

@@ -379,3 +379,19 @@ def test_kernels_match_torch_in_the_interpreter():
     env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
     done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_rounding_does_not_eat_the_delta_in_bf16(tmp_path):
+    """Regressing the change of a bf16 product on the exact delta gives 1, not the 0.75 of rounding x W^T first."""
+    torch.manual_seed(3)
+    inner = torch.nn.Linear(256, 256, bias=False).to(torch.bfloat16)
+    U, S, Vh = torch.linalg.svd(inner.weight.data.float())
+    module = antipasto.SVDLinear(inner, U, S, Vh)
+    x, product = torch.randn(4096, 256).to(torch.bfloat16), rollout._Linear(module)
+    with torch.no_grad():
+        product.refresh()
+        base = product(x).double()
+        torch.nn.init.normal_(module.delta_S, std=1e-3)
+        product.refresh()
+        change, exact = product(x).double() - base, (x.double() @ module.delta_weight(torch.float64).T)
+    assert abs((change * exact).sum() / (exact * exact).sum() - 1) < 0.05
