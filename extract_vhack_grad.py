@@ -102,8 +102,9 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
         raise UserError(f"no v_hack at {path}: run `just extract-vhack {cfg.preset}` first, or pass --v-hack F")
     tensors, metadata = load_tensors(path)
     if metadata.get("weights_sha256") != adapter.weights_sha256:
-        raise UserError(f"{path} was extracted from {metadata.get('model')} ({metadata.get('dtype')}), whose weights "
-                        f"are not those of {cfg.model} ({cfg.dtype}): run `just extract-vhack {cfg.preset}`")  # fmt: skip
+        made = f"{metadata.get('model')} ({metadata.get('dtype')})"
+        raise UserError(f"{path} was extracted from {made}, whose weights are not those of {cfg.model} ({cfg.dtype}): "
+                        f"run `just extract-vhack {cfg.preset}`")  # fmt: skip
     now = pairs_sha256(load_pairs(cfg.pairs))
     if metadata.get("pairs_sha256") != now:
         raise UserError(f"{path} was extracted from other pairs than --pairs {cfg.pairs}: extract again")
