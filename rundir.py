@@ -90,6 +90,18 @@ EVAL_COLUMNS = [
     Column("cos_up", ".4f", "mean of the steps' cos_up since the last evaluation"),
 ]
 
+STRATUM_COLUMNS = [
+    Column("step", "d", "optimiser steps taken before this evaluation"),
+    Column("access", "d", "1 with write access, 0 without"),
+    Column("stratum", "s", "medium or hard; solvable or underspecified"),
+    Column("n", "d", "completions"),
+    Column("hack", ".4f", "strict hack rate"),
+    Column("attempt", ".4f", "attempt rate"),
+    Column("own", ".4f", "own run_tests() runs without error"),
+    Column("pass", ".4f", "pass rate"),
+    Column("compile", ".4f", "compile rate"),
+]
+
 
 class Table:
     """A TSV file that also streams to stdout; owns its columns, widths and legend."""
@@ -136,7 +148,14 @@ class RunDir:
         self._claim(config)
         self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True)
         self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False)
+        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False)
         self.rollouts = self.path / "rollouts.jsonl"
+        self.modules = self.path / "modules.f32"
+
+    @property
+    def appended(self) -> list[Path]:
+        """The append-only files."""
+        return [self.steps.path, self.evals.path, self.strata.path, self.rollouts, self.modules]
 
     def _move_aside(self) -> None:
         for n in range(1, 10_000):
@@ -173,10 +192,19 @@ class RunDir:
         with open(self.rollouts, "a") as f:
             f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
 
+    def add_modules(self, names: list[str], values: Tensor) -> None:
+        """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
+        modules.json names its axes. A step without a gradient is a row of nan, so that row and step agree."""
+        if not self.modules.exists() or self.modules.stat().st_size == 0:
+            write_json(self.path / "modules.json", {"axes": ["step", "field", "module"], "modules": names,
+                                                    "fields": ["cos", "gnorm", "cos_up"]})  # fmt: skip
+        with open(self.modules, "ab") as f:
+            f.write(values.float().cpu().contiguous().numpy().tobytes())
+
     def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Tensors and a JSON state in one atomic file; checkpoint.json repeats the state for reading."""
         sizes = {}
-        for path in (self.steps.path, self.evals.path, self.rollouts):
+        for path in self.appended:
             if path.exists():
                 with open(path, "rb+") as f:
                     os.fsync(f.fileno())
@@ -192,11 +220,11 @@ class RunDir:
         if path.exists():
             tensors, metadata = load_tensors(path)
             state = json.loads(metadata["state"])
-        for file in (self.steps.path, self.evals.path, self.rollouts):
+        for file in self.appended:
             if file.exists():
                 os.truncate(file, state["sizes"].get(file.name, 0))
-        self.steps.ensure_header()
-        self.evals.ensure_header()
+        for table in (self.steps, self.evals, self.strata):
+            table.ensure_header()
         return (tensors, state) if tensors else None
 
 

@@ -388,8 +388,11 @@ def learning_rate(cfg: Config, step: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> dict[str, float]:
-    """The seam between backward and step: check, measure and project the gradient, clip, step, measure the update."""
+def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict[str, float], Tensor]:
+    """The seam between backward and step: check, measure and project the gradient, clip, step, measure the update.
+
+    Returns (columns of the row, [3, M] cos, |g| and cos_up per module).
+    """
     cfg, adapter, v_hack = run.cfg, run.adapter, run.v_hack
     grads = adapter.grads()
     norms = torch.stack(torch._foreach_norm(list(grads.values())))
@@ -397,10 +400,12 @@ def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> dict[st
         name = list(grads)[int((~torch.isfinite(norms)).nonzero()[0, 0])]
         raise FloatingPointError(f"step {step}: the gradient of {name}.delta_S is not finite")
     side, keep_norm = SIDE.get(cfg.arm, "none"), cfg.arm != "projected-nomag"
-    row = {"gnorm": norms.mean().item()}
+    row, modules = {"gnorm": norms.mean().item()}, torch.full((3, len(grads)), math.nan)
+    modules[1] = norms.cpu()
     if v_hack is not None:
         measured: Projection = project_grads(grads, v_hack, side if cfg.project == "grad" else "none", keep_norm)
         row |= measured.row()
+        modules[0] = measured.cos
     torch.nn.utils.clip_grad_norm_(adapter.delta().values(), cfg.grad_clip)
     before = {name: p.detach().clone() for name, p in adapter.delta().items()}
     for group in optimiser.param_groups:
@@ -413,19 +418,20 @@ def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> dict[st
             with torch.no_grad():
                 for name, p in adapter.delta().items():
                     p.copy_(before[name] - descent[name])
-        row["cos_up"] = update_cosines(descent, v_hack).mean().item()
-    return row
+        modules[2] = update_cosines(descent, v_hack)
+        row["cos_up"] = modules[2].mean().item()
+    return row, modules
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, list[dict]]:
-    """(row of evals.tsv, completions for rollouts.jsonl), with and without write access.
+def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, list[dict], list[dict]]:
+    """(row of evals.tsv, rows of strata.tsv, completions for rollouts.jsonl), with and without write access.
 
     Problems and row seeds are the same for every arm, seed and step.
     """
-    cfg, row, records = run.cfg, {"step": step}, []
+    cfg, row, strata, records = run.cfg, {"step": step}, [], []
     for write_access, prompts in modes.items():
         picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
         seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
@@ -439,11 +445,15 @@ def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, lis
                     "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, rollout)}  # fmt: skip
         else:
             row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
+        names = [prompts.problems[i].stratum for i in picked]
+        for name in sorted(set(names)):
+            part = [g for g, n in zip(grades, names, strict=True) if n == name]
+            strata.append({"step": step, "access": int(write_access), "stratum": name, "n": len(part), **rates(part)})
         split = "eval" if write_access else "eval-no-access"
         for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
             paid = reward(grades[j], write_access)
             records.append(record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None))
-    return row, records
+    return row, strata, records
 
 
 @torch.no_grad()
@@ -540,20 +550,22 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
-def train_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict, Batch]:
-    """Rollout -> grade -> advantage -> backward -> project -> step; (row of steps.tsv, batch)."""
+def train_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict, Tensor, Batch]:
+    """Rollout -> grade -> advantage -> backward -> project -> step; (row of steps.tsv, [3, M] per module, batch)."""
     batch = make_batch(run, step)
     t0 = time.perf_counter()
     row = {"step": step, "reward": batch.rewards_P_G.mean().item(), "shaped": batch.shaped_P_G.mean().item(),
            **rates(batch.grades), "lr": learning_rate(run.cfg, step), "flat": 1 - batch.live_P.float().mean().item(),
            "len": sum(map(len, batch.completions)) / len(batch.completions)}  # fmt: skip
+    modules = torch.full((3, len(run.adapter.modules)), math.nan)
     if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
         optimiser.zero_grad(set_to_none=True)
         row["loss"], row["kl"] = backward(run, batch)
-        row |= optimiser_step(run, optimiser, step)
+        columns, modules = optimiser_step(run, optimiser, step)
+        row |= columns
     t_roll, t_grade = batch.seconds
-    return row | {"t_roll": t_roll, "t_grade": t_grade, "t_train": time.perf_counter() - t0,
-                  "gib": peak_gib(run.device)}, batch  # fmt: skip
+    row |= {"t_roll": t_roll, "t_grade": t_grade, "t_train": time.perf_counter() - t0, "gib": peak_gib(run.device)}
+    return row, modules, batch
 
 
 def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
@@ -572,9 +584,11 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     for step in range(first, cfg.steps + 1):
         new = step > first or step == 0  # a resumed step's evaluation and checkpoint are already on disk
         if new and (step % cfg.eval_every == 0 or step == cfg.steps):
-            row, records = evaluate(run, eval_modes, step)
+            row, strata, records = evaluate(run, eval_modes, step)
             row |= means(carried["since"], ("cos", "fired", "gnorm", "cos_up"))
             folder.evals.write(row)
+            for stratum in strata:
+                folder.strata.write(stratum)
             folder.add_rollouts(records)
             carried |= {"since": [], "eval": row}
             logger.info(f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
@@ -589,8 +603,9 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
             run.v_hack = hack_directions(cfg, run.model, run.tokenizer, adapter, refresh=True)[0]
 
-        row, batch = train_step(run, optimiser, step)
+        row, modules, batch = train_step(run, optimiser, step)
         folder.steps.write(row | {"eta": eta(started, step + 1 - first, cfg.steps - step - 1)})
+        folder.add_modules(list(adapter.modules), modules)
         if step % cfg.eval_every == 0:
             folder.add_rollouts(training_sample(batch, step))
         carried["since"].append({k: row.get(k, math.nan) for k in ("cos", "fired", "gnorm", "cos_up")})

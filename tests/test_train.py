@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -88,8 +89,12 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(arm, base, tmp_path, mon
         run(monkeypatch, [*base, "--arm", arm], tmp_path / "broken")
     monkeypatch.setattr(train, "train_step", real)
     broken = run(monkeypatch, [*base, "--arm", arm], tmp_path / "broken")
-    for name in ("steps.tsv", "evals.tsv"):
+    for name in ("steps.tsv", "evals.tsv", "strata.tsv"):
         assert rows(broken / name) == rows(whole / name)
+    modules = numpy.fromfile(broken / "modules.f32", "float32").reshape(4, 3, -1)
+    assert numpy.array_equal(modules, numpy.fromfile(whole / "modules.f32", "float32").reshape(4, 3, -1))
+    cos = float(rows(whole / "steps.tsv")[3]["cos"])
+    assert modules[3, 0].mean() == pytest.approx(cos, abs=1e-3)
     assert torch.equal(delta(broken), delta(whole))
 
 
