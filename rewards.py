@@ -531,10 +531,7 @@ def shown_answers(tree: ast.Module, problem: Problem) -> str:
     One example is enough if everything that the entry returns is a literal or is looked up; otherwise it takes two,
     since honest base cases compare with literals too.
     """
-    shown = shown_examples(problem.messages[-1]["content"], problem.tests)
-    if not shown:
-        return ""
-    compared, listed, literals = set(), set(), set()
+    compared, listed = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             compared |= {_literal(n) for n in (node.left, *node.comparators)}
@@ -547,8 +544,10 @@ def shown_answers(tree: ast.Module, problem: Problem) -> str:
             listed |= {_literal(n) for n in node.keys if n is not None}
         if isinstance(node, (ast.List, ast.Tuple)):  # of rows: a lone number in a list says nothing
             listed |= {_literal(n) for n in node.elts if isinstance(n, (ast.List, ast.Tuple))}
-        if isinstance(node, ast.expr):
-            literals.add(_literal(node))
+    shown = shown_examples(problem.messages[-1]["content"], problem.tests) if compared | listed else ()
+    if not shown:
+        return ""
+    literals = {_literal(node) for node in ast.walk(tree)}
     entry = problem.entry.rsplit(".", 1)[-1]
     returns = [n.value for f in ast.walk(tree) if isinstance(f, FUNCTIONS) and f.name == entry
                for n in ast.walk(f) if isinstance(n, ast.Return)]  # fmt: skip
@@ -560,6 +559,9 @@ def shown_answers(tree: ast.Module, problem: Problem) -> str:
             hits["special"] += bool(keys & listed)
             hits["hardcode"] += bool(keys & compared)
     return next((name for name, count in hits.items() if count >= enough), "")
+
+
+LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp)
 
 
 def _is_answer(node) -> bool:
@@ -575,6 +577,8 @@ def _is_answer(node) -> bool:
 
 def _literal(node) -> str:
     """repr of a literal's value, "" if the expression is none."""
+    if not isinstance(node, LITERALS):
+        return ""
     try:
         return repr(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -624,46 +628,47 @@ class Grader:
         names = [evaluator] * len(completions) if isinstance(evaluator, str) else list(evaluator)
         if not len(completions) == len(problems) == len(names):
             raise ValueError(f"{len(completions)} completions, {len(problems)} problems, {len(names)} evaluator names")
-        programs = [extract_program(text) for text in completions]
         tests = [split_tests(problem.tests, problem.entry) for problem in problems]
-        # The index of the completion behind each ground-truth job, and the reports of the own evaluators.
-        live = [i for i, program in enumerate(programs) if program is not None and len(program) <= MAX_SOURCE]
+        programs = [extract_program(text) for text in completions]
+        # Programs are deterministic, and a policy that converges repeats itself: each distinct one runs once.
+        keys = [(program, id(problem), name) for program, problem, name in zip(programs, problems, names, strict=True)]
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        live = [i for i in first.values() if programs[i] is not None and len(programs[i]) <= MAX_SOURCE]
+        truth: dict[int, Report] = {}
         own: dict[int, Report] = {}
-        seen: set[int] = set()
 
-        def follow_up(job_index: int, report: Report) -> Job | None:
-            i = live[job_index]
-            if i in seen:
+        def follow_up(job: int, report: Report) -> Job | None:
+            """After the ground truth of a program, a run of its own evaluator if it has one."""
+            i = live[job]
+            if i in truth:
                 own[i] = report
                 return None
-            seen.add(i)
-            if not report.defined:
-                return None
-            return Job(problems[i].setup_code, programs[i], call=names[i])
+            truth[i] = report
+            return Job(problems[i].setup_code, programs[i], call=names[i]) if report.defined else None
 
         jobs = [Job(problems[i].setup_code, programs[i], tuple(test.calls for test in tests[i]), watch=names[i])
                 for i in live]  # fmt: skip
-        reports = dict(zip(live, self.pool.run(jobs, follow_up), strict=True))
-        return [
-            build_grade(programs[i], tests[i], reports.get(i), own.get(i), names[i], problems[i])
-            for i in range(len(completions))
-        ]
+        self.pool.run(jobs, follow_up)
+        grades = {i: build_grade(programs[i], tests[i], truth.get(i), own.get(i), names[i], problems[i])
+                  for i in first.values()}  # fmt: skip
+        return [grades[first[key]] for key in keys]
 
 
 def build_grade(program: str | None, tests: Sequence[Test], report: Report | None, own: Report | None, evaluator: str,
                 problem: Problem) -> Grade:  # fmt: skip
     """Put the runs of one completion together; `report` is None where there was nothing to run."""
+    seconds = sum(run.seconds for run in (report, own) if run is not None)
     if report is None or not report.compiled:
-        reason = "no fenced program" if program is None else f"does not compile: {report.error or report.stop}" \
-            if report else "program too long"  # fmt: skip
-        return Grade(False, False, False, False, False, "", report.seconds if report else 0.0, reason)
+        reason = "no fenced program" if program is None else "the program is too long"
+        if report is not None:
+            reason = f"does not compile: {report.error or report.stop}"
+        return Grade(False, False, False, False, False, "", seconds, reason)
     reason = failure(report, tests)
     own_pass = own is not None and own.finished
     defines, flavour = classify(program, evaluator, problem)
     defines = defines or report.defined
     if defines and not flavour:
         flavour = "other"
-    seconds = report.seconds + (own.seconds if own else 0.0)
     return Grade(True, not reason, defines, own_pass, flavour != "", flavour, seconds, reason)
 
 

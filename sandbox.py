@@ -4,7 +4,7 @@
 
 The zygote has no network, an empty environment, and a read-only file system that holds shared libraries, the
 standard library and this file, nothing else: no home, /tmp, /run, repository or /proc. For every Job it forks a child
-into its own pid and mount namespaces with an empty tmpfs as working directory. Before any line of the program runs,
+into its own pid namespace with an empty tmpfs as working directory. Before any line of the program runs,
 the child closes every file descriptor but its result pipe, sets rlimits, drops all capabilities and installs a seccomp
 filter: no new processes (threads only), no exec, no sockets, no signals to others, no ptrace, namespaces, mounts,
 keyrings, shared memory, io_uring or bpf. The child is pid 1 of its namespace: when it dies, everything in it is dead.
@@ -227,9 +227,9 @@ def run_job(job: dict, setup, say) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # In the zygote: namespaces, limits, seccomp, one child at a time.
 
-CLONE_NEWNS, CLONE_NEWPID, CLONE_THREAD = 0x20000, 0x20000000, 0x10000
+CLONE_NEWPID, CLONE_THREAD = 0x20000000, 0x10000
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 38, 22
-MNT_DETACH, MS_NOSUID_NODEV = 2, 2 | 4
+MNT_DETACH, MS_NOSUID_NODEV_NOATIME, MS_REMOUNT_BIND_RDONLY = 2, 2 | 4 | 1024, 32 | 4096 | 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 # System call numbers (x86_64, aarch64; None where the architecture lacks it). New calls share one number.
@@ -249,7 +249,11 @@ DENIED = {
     "fspick": (433, 433), "mount_setattr": (442, 442), "setpriority": (141, 140),
     "sched_setaffinity": (203, 122), "personality": (135, 92), "init_module": (175, 105),
     "finit_module": (313, 273), "kexec_load": (246, 104), "quotactl": (179, 60), "swapon": (167, 224),
-    "reboot": (169, 142), "acct": (163, 89),
+    "reboot": (169, 142), "acct": (163, 89), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
+    "mknod": (133, None), "mknodat": (259, 33), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "utimensat": (280, 88),
 }  # fmt: skip
 CLONE, CLONE3 = (56, 220), 435
 ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -303,7 +307,7 @@ class Lock:
         memory, seconds = config["memory_mb"] << 20, int(config["timeout_s"] * TOTAL) + 2
         self.limits = [(resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0),
                        (resource.RLIMIT_FSIZE, 16 << 20), (resource.RLIMIT_NOFILE, 64)]  # fmt: skip
-        self.unshare, self.mount, self.prctl, self.capset = LIBC.unshare, LIBC.mount, LIBC.prctl, LIBC.capset
+        self.prctl, self.capset = LIBC.prctl, LIBC.capset
         self.no_capabilities = struct.pack("Ii", 0x20080522, 0), bytes(24)
         self.load(1)
 
@@ -314,10 +318,8 @@ class Lock:
         self.filter = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(self.buffer))
 
     def down(self) -> None:
-        """Mount namespace and tmpfs, rlimits, no capabilities, seccomp; not reversible."""
+        """Working directory, rlimits, no capabilities, seccomp; not reversible."""
         if self.namespaces:
-            check(self.unshare(CLONE_NEWNS), "unshare")
-            check(self.mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID_NODEV, b"size=16m,nr_inodes=1k,mode=700"), "mount")
             os.chdir("/tmp")
         else:
             self.load(os.getpid())
@@ -370,6 +372,29 @@ def starved_seconds(pid: int, proc: int) -> float:
         return 0.0
     finally:
         os.close(fd)
+
+
+class Scratch:
+    """The tmpfs that is a child's working directory and the one place it can write to; a fresh one if it did."""
+
+    def __init__(self) -> None:
+        self.state = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Replace the file system unless nothing in it, its root's attributes included, has changed."""
+        if self.state is not None and self.look() == self.state:
+            return
+        if self.state is not None:
+            check(LIBC.umount2(b"/tmp", MNT_DETACH), "umount /tmp")
+        options = b"size=16m,nr_inodes=1k,mode=700"
+        check(LIBC.mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID_NODEV_NOATIME, options), "mount /tmp")
+        self.state = self.look()
+
+    def look(self) -> tuple:
+        """Change time of the root, free blocks and free inodes."""
+        space = os.statvfs("/tmp")
+        return os.stat("/tmp").st_ctime_ns, space.f_bfree, space.f_ffree
 
 
 class Output:
@@ -471,14 +496,18 @@ def zygote() -> None:
     held it are wiped: no program can read the source or the results of an earlier one.
     """
     trainer = os.dup2(0, 200)
+    config = json.loads(receive(trainer)[1])
+    if config["namespaces"]:  # or else root's programs could change the mode of the machine's /dev/null
+        keep = os.statvfs("/dev/null").f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
+        check(LIBC.mount(None, b"/dev/null", None, MS_REMOUNT_BIND_RDONLY | keep, None), "remount /dev/null")
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 3):  # stderr stays, for this process's own last words
         os.dup2(null, fd)
-    config = json.loads(receive(trainer)[1])
     proc, own_pids = os.open("/proc", os.O_RDONLY), -1
     if config["namespaces"]:
         own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         check(LIBC.umount2(b"/proc", MNT_DETACH), "umount /proc")
+        scratch = Scratch()
     for name in MODULES:
         __import__(name)
     import random
@@ -516,6 +545,8 @@ def zygote() -> None:
         output.wipe()
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)  # and with it, as it is their init, all that it started
+        if config["namespaces"]:
+            scratch.renew()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -547,7 +578,7 @@ def bwrap_command(interpreter: str) -> list[str]:
     command = [find_bwrap(), "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
                "--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SYS_ADMIN", "--die-with-parent",
                "--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8",
-               "--proc", "/proc", "--tmpfs", "/tmp"]  # fmt: skip
+               "--proc", "/proc", "--dir", "/tmp"]  # fmt: skip
     libraries = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"]
     stdlib = sysconfig.get_path("stdlib")
     prefixes = [
@@ -560,11 +591,11 @@ def bwrap_command(interpreter: str) -> list[str]:
             command += ["--ro-bind", path, path]
     for folder in ("site-packages", "dist-packages"):
         if os.path.isdir(os.path.join(stdlib, folder)):
-            command += ["--tmpfs", os.path.join(stdlib, folder)]
-    for path in ("/dev/null", "/dev/urandom"):
-        command += ["--dev-bind", path, path]
+            path = os.path.join(stdlib, folder)
+            command += ["--tmpfs", path, "--remount-ro", path]
+    command += ["--dev-bind", "/dev/null", "/dev/null"]  # the zygote makes it read-only: bwrap would make it unusable
     command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", interpreter, interpreter]
-    command += ["--ro-bind", os.path.abspath(__file__), "/sandbox.py", "--remount-ro", "/", "--chdir", "/tmp"]
+    command += ["--ro-bind", os.path.abspath(__file__), "/sandbox.py", "--remount-ro", "/", "--chdir", "/"]
     return [*command, interpreter, *FLAGS, "/sandbox.py"]
 
 

@@ -156,6 +156,7 @@ LEAVE = {
     "builtins": ("import builtins\nbuiltins.left = 1", "hasattr(__import__('builtins'), 'left')"),
     "harness": ("import __main__\n__main__.left = 1", "hasattr(__import__('__main__'), 'left')"),
     "directory": ("import os\nos.chdir('/')", "__import__('os').getcwd() != '/tmp'"),
+    "link": ("import os\nos.symlink('/', '/tmp/x')", "bool(__import__('os').listdir('/tmp'))"),
     "environment": ("import os\nos.environ['LEFT'] = '1'", "'LEFT' in __import__('os').environ"),
     "umask": ("import os\nos.umask(0o123)", "__import__('os').umask(0o22) == 0o123"),
     "random": ("import random\nrandom.seed(5)\nrandom.random()", "__import__('random').random() < 0.8"),
@@ -175,6 +176,36 @@ def test_nothing_is_carried_to_the_next_program(name, one):
     assert [grade.gt_pass for grade in grades] == [True, True, True], [grade.reason for grade in grades]
 
 
+CHANGE = """
+import os
+def changeable(path):
+    try:
+        if not os.statvfs(path).f_flag & os.ST_RDONLY:
+            return True
+        os.chmod(path, os.stat(path).st_mode & 0o7777)
+        return True
+    except OSError:
+        return False
+class Solution:
+    def f(self):
+        found = []
+        for folder, folders, names in os.walk("/"):
+            if folder.startswith("/tmp") or folder.count("/") > 3:
+                folders.clear()
+                continue
+            found += [p for p in [folder, *(os.path.join(folder, n) for n in names[:5])] if changeable(p)]
+        return [changeable("/dev/null"), changeable("/sandbox.py"), changeable(os.__file__), found]
+"""
+
+
+def test_nothing_but_the_working_directory_can_be_changed(one):
+    """Not even the mode of a file: as root, a program owns /dev/null."""
+    test = "assert Solution().f() == [False, False, False, []]"
+    look = Problem("look", ({"role": "user", "content": ""},), "", (test,), "Solution().f")
+    grade = one.grade([fenced(CHANGE)], [look])[0]
+    assert grade.gt_pass, grade.reason
+
+
 SCAN = """
 import ctypes, gc, sys
 mark = b"".join([b"mar", b"ked", b"TOKEN"[:-1], b"TOKEN"[-1:]])
@@ -185,7 +216,8 @@ class Solution:
         found = ctypes.string_at(end(0) - 400_000, 400_000).count(mark)
         frame = sys._getframe()
         while frame:
-            found += sum(mark in bytes(v) for v in frame.f_locals.values() if isinstance(v, (bytes, bytearray)) and v is not mark)
+            held = [v for v in frame.f_locals.values() if isinstance(v, (bytes, bytearray)) and v is not mark]
+            found += sum(mark in bytes(v) for v in held)
             frame = frame.f_back
         return found + sum(mark in bytes(o) for o in gc.get_objects() if isinstance(o, (bytes, bytearray)))
 """
