@@ -313,7 +313,8 @@ def main() -> None:
     model.to(torch.bfloat16).save_pretrained(args.out)
     c = model.config
     facts = dict(
-        seed=args.seed, parameters=model.num_parameters(), layers=c.num_hidden_layers, d=c.hidden_size, heads=c.num_attention_heads,
+        seed=args.seed, parameters=model.num_parameters(),
+        layers=c.num_hidden_layers, d=c.hidden_size, heads=c.num_attention_heads,
         kv=c.num_key_value_heads, mlp=c.intermediate_size, documents=len(documents), tokens=tokens,
         prompt=prompt / len(documents), completion=(tokens - prompt) / len(documents), batch=args.batch, lr=args.lr,
         loss=loss, seconds=seconds, threads=args.threads, command=" ".join(["python organism/make_organism.py",
