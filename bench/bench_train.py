@@ -1,0 +1,225 @@
+"""One training micro-batch, forward and backward, of the adapter's forms against LoRA; random weights, one GPU.
+
+    python bench/bench_train.py --out bench/train.tsv          Qwen3-4B shapes, 8 x (512 + 768) tokens
+    python bench/bench_train.py --model qwen2.5-0.5b
+    python bench/bench_train.py --tiny                         the same code on the CPU, seconds
+
+Gradient checkpointing in every row, grpo.completion_logprobs for the loss, a delta that is not zero. Seconds are the
+median of 5 after 2 warm-ups. weights: GiB allocated before the pass; peak: during it. applied and grad: relative error
+of the applied delta (at delta_S of 7e-5) and of delta_S.grad against float64, in one Linear of 512 x 384 with its SVD.
+
+Rows: lora (peft, r = 32, its fp32 adapter weights), lora_bf16 (adapter weights in bf16), additive (antipasto.py as it
+is), autograd (two F.linear), then adapter_kernels.py: merged (recompute and dx through bf16(W + D)), merged_skip (its
+last product not recomputed), merged_keep (W + D held), wide (D held), wide_keep_skip, stash (merged, outputs kept
+instead of recomputed), wide_keep_stash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import adapter_kernels
+from adapter_kernels import Plan, delta_linear
+from antipasto import TARGET, SVDLinear
+from bench_decode import SHAPES, adapt, build, sync
+from grpo import completion_logprobs
+
+PLANS = {
+    "merged": Plan(),
+    "merged_skip": Plan(skip_last=True),
+    "merged_keep": Plan(keep=True),
+    "merged_keep_skip": Plan(keep=True, skip_last=True),
+    "wide": Plan(wide=True),
+    "wide_keep_skip": Plan(keep=True, wide=True, skip_last=True),
+    "stash": Plan(skip_last=True, stash=True),
+    "wide_keep_stash": Plan(keep=True, wide=True, skip_last=True, stash=True),
+}
+ROWS = ["lora", "lora_bf16", "additive", "autograd", *PLANS]
+COLUMNS = ["model", "row", "batch", "tokens", "s", "to_lora", "weights_gib", "peak_gib", "applied", "grad", "note"]
+AS_IT_IS = SVDLinear.forward
+
+
+def autograd_forward(self, x):
+    h = F.linear(x, self.Vh)
+    return F.linear(x, self.weight, self.bias) + F.linear(h * self.delta_S.to(h.dtype), self.U)
+
+
+def planned(plan: Plan):
+    def forward(self, x):
+        if not self.enabled:
+            return F.linear(x, self.weight, self.bias)
+        return delta_linear(x, self, plan, last=self.ends_block)
+
+    return forward
+
+
+def forward_of(row: str):
+    return {"additive": AS_IT_IS, "autograd": autograd_forward}.get(row) or planned(PLANS[row])
+
+
+def errors(row: str, device: str) -> tuple[float, float]:
+    """(applied delta at 7e-5, delta_S.grad): relative errors against float64 of one checkpointed bf16 Linear."""
+    from torch.utils.checkpoint import checkpoint
+
+    g = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(384, 512, bias=False).requires_grad_(False)
+    linear.weight.data = (torch.randn(512, 384, generator=g) / 384**0.5).bfloat16().to(device)
+    U, S, Vh = torch.linalg.svd(linear.weight.float(), full_matrices=False)
+    module = SVDLinear(linear, U, S, Vh)
+    module.ends_block = False
+    x = torch.randn(2048, 384, generator=g).bfloat16().to(device).requires_grad_()
+    up = torch.randn(2048, 512, generator=g).bfloat16().to(device)
+    SVDLinear.forward = forward_of(row)
+    with torch.no_grad():
+        module.delta_S.copy_(7e-5 * torch.randn(384, generator=g).sign())
+    y = checkpoint(lambda x: module(x), x, use_reentrant=False)
+    y.backward(up)
+    x64, U64, V64, d64 = (t.detach().double() for t in (x, module.U, module.Vh, module.delta_S))
+    y = y.detach()
+    h64 = x64 @ V64.T
+    base, delta = x64 @ module.weight.double().T, (h64 * d64) @ U64.T
+    # Both outputs are rounded to bf16, so the applied delta is read off as its share along the true one.
+    applied = ((y.double() - base) * delta).sum() / delta.square().sum()
+    want = (h64 * (up.double() @ U64)).sum(0)
+    return abs(float(applied) - 1), float((module.delta_S.grad.double() - want).norm() / want.norm())
+
+
+class Bench:
+    def __init__(self, args, device: str):
+        self.args, self.device, self.lora_s = args, device, None
+        self.file = args.out.open("a") if args.out else None
+        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
+                  f"transformers {transformers.__version__}")  # fmt: skip
+        self.emit("\t".join(COLUMNS))
+
+    def emit(self, line: str) -> None:
+        print(line, flush=True)
+        if self.file:
+            print(line, file=self.file, flush=True)
+
+    def allocated(self, peak: bool = False) -> float:
+        if self.device == "cpu":
+            return 0.0
+        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**30
+
+    def row(self, name: str, model, applied: float, grad: float, note: str = "") -> None:
+        a, times = self.args, []
+        g = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, model.config.vocab_size, (a.batch, a.prompt + a.new), generator=g).to(self.device)
+        completion = torch.zeros_like(ids, dtype=torch.bool)
+        completion[:, a.prompt :] = True
+        weights = self.allocated()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(7 if self.device == "cuda" else 2):
+            start = sync(self.device)
+            logp = completion_logprobs(model, ids, torch.ones_like(ids), completion)
+            (-logp.mean()).backward()
+            del logp
+            times.append(sync(self.device) - start)
+        seconds = statistics.median(times[-5:])
+        if name == "lora":
+            self.lora_s = seconds
+        ratio = f"{seconds / self.lora_s:.3f}" if self.lora_s else ""
+        finite = all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+        note = note if finite else f"{note} gradient missing or not finite"
+        self.emit("\t".join(map(str, [a.model, name, a.batch, a.prompt + a.new, f"{seconds:.4f}", ratio,
+            f"{weights:.2f}", f"{self.allocated(peak=True):.2f}", f"{applied:.1e}", f"{grad:.1e}", note])))  # fmt: skip
+        model.zero_grad(set_to_none=True)
+
+    def guarded(self, name: str, fn) -> None:
+        start = time.perf_counter()
+        try:
+            fn()
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            self.emit(f"{self.args.model}\t{name}\tfailed: {type(error).__name__}: {text}")
+        print(f"# {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        self.clean()
+
+    def clean(self) -> None:
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def lora(self, name: str) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        model = checkpointed(build(self.args.model, self.device))
+        config = LoraConfig(r=32, lora_alpha=32, lora_dropout=0.0, target_modules=target_names(model))
+        get_peft_model(model, config, autocast_adapter_dtype=name == "lora")
+        self.row(name, model.train(), 0, 0)
+
+    def ours(self, rows: list[str]) -> None:
+        model = checkpointed(build(self.args.model, self.device))
+        adapt(model)
+        modules = {n: m for n, m in model.named_modules() if isinstance(m, SVDLinear)}
+        for name, module in modules.items():
+            module.delta_S.requires_grad_(True)
+            module.ends_block = name.endswith("mlp.down_proj")
+        model.train()
+        self.clean()
+        for row in rows:
+            self.guarded(row, lambda row=row: self.our_row(row, model))
+            SVDLinear.forward = AS_IT_IS
+            for module in modules.values():
+                adapter_kernels.drop(module)
+                module.delta_S.grad = None
+            self.clean()
+
+    def our_row(self, row: str, model) -> None:
+        applied, grad = errors(row, self.device)
+        SVDLinear.forward = forward_of(row)
+        self.row(row, model, applied, grad)
+
+
+def checkpointed(model):
+    model.enable_input_require_grads()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    return model
+
+
+def target_names(model) -> list[str]:
+    """Leaf names of the Linears that the adapter wraps."""
+    return sorted({n.rpartition(".")[2] for n, m in model.named_modules()
+                   if isinstance(m, torch.nn.Linear) and TARGET.search(n)})  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--new", type=int, default=768)
+    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
+    parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+        args.model, args.batch, args.prompt, args.new = "tiny", 2, 24, 40
+    rows = args.rows.split(",")
+    if unknown := set(rows) - set(ROWS):
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+    bench = Bench(args, device)
+    for name in (r for r in rows if r.startswith("lora")):
+        bench.guarded(name, lambda name=name: bench.lora(name))
+    if ours := [r for r in rows if not r.startswith("lora")]:
+        bench.guarded("adapted model", lambda: bench.ours(ours))
+
+
+if __name__ == "__main__":
+    main()
