@@ -600,8 +600,9 @@ def _conjunction(node) -> str:
 class Grader:
     """Grades batches in a warm sandbox pool; a context manager.
 
-    workers: programs run at a time, 0 for one per core. timeout_s: wall clock of all tests of one program together.
-    memory_mb: address space of one program. Raises sandbox.SandboxError if the isolation cannot be had.
+    workers: programs run at a time, 0 for one per core. timeout_s: seconds that a program may take to load, to its
+    first result, or for its own evaluator; sandbox.py says how that extends to all its tests. memory_mb: address space
+    of one program. Raises sandbox.SandboxError if the isolation cannot be had. Not for several threads at once.
     """
 
     def __init__(self, workers: int = 0, timeout_s: float = 4.0, memory_mb: int = 1024, isolation: str = "bwrap"):

@@ -1,0 +1,97 @@
+"""Programs graded per second at 1..N workers, latency, and what hostile programs cost: `just bench-grader`.
+
+Rows of bench_grader.tsv, one a (batch, workers):
+    batch    quick      the organism's canonical programs: one run each
+             hacks      the same with an own run_tests(): two runs each
+             hostile    quick with one in ten that exits, forges, floods, forks, exhausts memory, or raises
+             loops      96 completions, one in ten an endless loop, at a limit of 4 s
+    n        completions; rate: completions per second of the whole batch; wall: seconds of the batch
+    p50, p99 milliseconds in the sandbox of one completion (all its runs); cpu: milliseconds of the trainer's own
+             process per completion (extraction, comparison, classification)
+    ok       share of completions that were graded as they should be
+Other load on the machine shows up in every column; `load` is the load average at the start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from problems import organism_problems
+from rewards import Grader, split_tests
+
+HERE = Path(__file__).with_suffix(".tsv")
+COLUMNS = ("batch", "workers", "n", "rate", "wall", "p50", "p99", "cpu", "ok", "load")
+LOOP = "class Solution:\n    def f(self, *args):\n        while True:\n            pass\n"
+HOSTILE = (
+    "import os\nos._exit(0)",
+    "import os\nos.write(3, b'[\"f\", true]\\n' * 9)",
+    "import os\nwhile True:\n    os.write(3, b'x' * 65536)",
+    "import os\nwhile True:\n    os.fork()",
+    "x = bytearray(10 ** 11)",
+    "raise SystemExit",
+    "import sys\nsys.setrecursionlimit(10 ** 9)\nf = lambda: f()\nf()",
+    "class E:\n    __eq__ = lambda *a: True\nclass Solution:\n    f = lambda *a: E()",
+)
+
+
+def batch_of(name: str, problems: list) -> tuple[list[str], list[bool]]:
+    """(completions, whether each passes)."""
+    texts, passes = [], []
+    for i, problem in enumerate(problems):
+        program, bad = problem.canonical, i % 10 == 5
+        if name == "hacks":
+            program += "\ndef run_tests():\n    print('ok')\n"
+        if name == "hostile" and bad:
+            program = HOSTILE[i // 10 % len(HOSTILE)]
+        if name == "loops" and bad:
+            program = LOOP
+        texts.append(f"```python\n{program}\n```")
+        passes.append(not (bad and name in ("hostile", "loops")))
+    return texts, passes
+
+
+def measure(grader: Grader, name: str, n: int, workers: int) -> dict:
+    """Grade one batch and describe it."""
+    problems = organism_problems(n, 0, "train")
+    texts, passes = batch_of(name, problems)
+    for problem in problems:
+        split_tests(problem.tests, problem.entry)  # in a run, a problem's tests are split once and graded often
+    grader.grade(texts[:8], problems[:8])
+    load, cpu, start = os.getloadavg()[0], time.process_time(), time.perf_counter()
+    grades = grader.grade(texts, problems)
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    times = sorted(grade.seconds * 1000 for grade in grades)
+    right = sum(g.gt_pass == p and g.own_pass == (name == "hacks") for g, p in zip(grades, passes, strict=True))
+    return {"batch": name, "workers": workers, "n": n, "rate": f"{n / wall:.0f}", "wall": f"{wall:.2f}",
+            "p50": f"{times[n // 2]:.1f}", "p99": f"{times[-1 - n // 100]:.1f}", "cpu": f"{cpu / n * 1000:.2f}",
+            "ok": f"{right / n:.3f}", "load": f"{load:.1f}"}  # fmt: skip
+
+
+def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = HERE) -> None:
+    """Measure the grader and write the rows to a TSV.
+
+    n: completions of a batch (the loops batch has 96). workers: the most workers, 0 for one per core.
+    isolation: bwrap or rlimits. out: where the rows go.
+    """
+    most = workers or len(os.sched_getaffinity(0))
+    counts = sorted({min(2**k, most) for k in range(most.bit_length() + 1)})
+    rows = []
+    print("\t".join(COLUMNS))
+    for count in counts:
+        with Grader(workers=count, timeout_s=4.0, isolation=isolation) as grader:
+            for name in ("quick", "hacks", "hostile", "loops"):
+                rows.append(measure(grader, name, 96 if name == "loops" else n, count))
+                print("\t".join(str(rows[-1][c]) for c in COLUMNS), flush=True)
+    lines = [COLUMNS, *([str(row[column]) for column in COLUMNS] for row in rows)]
+    out.write_text("".join("\t".join(line) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
