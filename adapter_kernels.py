@@ -43,7 +43,7 @@ def recomputing() -> bool:
 
 @torch.no_grad()
 def merged(module: nn.Module) -> Tensor:
-    """M = bf16(W + U diag(delta_S) Vh) [d_out, d_in], W itself at delta_S = 0; held until the delta changes or `drop`."""
+    """M = bf16(W + U diag(delta_S) Vh) [d_out, d_in], W itself at delta_S = 0, held until the delta changes."""
     held = module.__dict__.get("_merged")
     if held is None or held[0] != module.delta_S._version:
         M = module.weight
@@ -116,7 +116,7 @@ class DeltaLinear(torch.autograd.Function):
         return dx, d_delta, None, None, None
 
 
-def delta_linear(x: Tensor, module: nn.Module, plan: Plan = Plan(), last: bool = False) -> Tensor:  # noqa: B008
+def delta_linear(x: Tensor, module: nn.Module, plan: Plan = Plan(), last: bool = False) -> Tensor:
     """y [..., d_out] of an SVDLinear for bf16 x [..., d_in]; `last`: the product that ends a pre-norm block."""
     if not torch.is_grad_enabled():
         return exact(x, module, plan)

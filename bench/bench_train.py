@@ -28,10 +28,11 @@ import torch.nn.functional as F
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench_decode import SHAPES, adapt, build, sync
+
 import adapter_kernels
 from adapter_kernels import Plan, delta_linear
 from antipasto import TARGET, SVDLinear
-from bench_decode import SHAPES, adapt, build, sync
 from grpo import completion_logprobs
 
 PLANS = {

@@ -1,0 +1,246 @@
+"""A step of the full preset in parts, with random weights of the real shapes, on one GPU.
+
+    python bench/bench_step.py --out bench/step.tsv      Qwen3-4B shapes, P 8, G 12, prompts about 512, 1024 new tokens
+    python bench/bench_step.py --tiny                    the same code on the CPU, seconds
+
+Lengths: lognormal, median 380 and sigma 0.6 (mean about 450), capped at max_new; prompts uniform in 3/4 to 5/4 of 512.
+Random weights end at random, so each row is made to end at its length: the sampler's own `done` flag is set inside the
+captured step, and rows that ended are compacted away as in a run. Training is train.backward and train.optimiser_step
+on those rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own).
+
+Rows: rollout (int8 or bf16 delta), train (micro-batch and form of the adapter in the note), grade (96 programs of the
+organism), step (their sum), largest_G (by preflight.py: cache of 8 G rows plus a micro-batch, a tenth left free).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench_decode import SHAPES, adapt, build, sync
+from bench_train import AS_IT_IS, PLANS, checkpointed, forward_of
+
+import adapter_kernels
+from antipasto import Adapter, SVDLinear
+from grpo import group_advantages
+from preflight import fit_micro_batch
+from presets import UserError
+from problems import EVALUATOR, organism_problems
+from rewards import Grader
+from rollout import Sampler
+from train import Batch, Config, Run, backward, optimiser_step
+
+COLUMNS = ["model", "row", "P", "G", "max_new", "s", "peak_gib", "note"]
+
+
+class ForcedEnds(Sampler):
+    """A Sampler whose row b ends after ends[b] tokens; the flag is set where an end token would set it."""
+
+    def force(self, ends) -> None:
+        self.ends = torch.tensor(ends, device=self.device)
+
+    def _emit(self, batch, n, logits, step) -> None:
+        super()._emit(batch, n, logits, step)
+        batch.done[:n] |= self.ends.index_select(0, batch.row[:n]) <= step + 1
+
+
+class Bench:
+    def __init__(self, args, device: str):
+        self.args, self.device, self.seconds = args, torch.device(device), {}
+        self.file = args.out.open("a") if args.out else None
+        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
+                  f"transformers {transformers.__version__}")  # fmt: skip
+        self.emit("\t".join(COLUMNS))
+        g = torch.Generator().manual_seed(1)
+        a = args
+        widths = torch.randint(a.prompt * 3 // 4, a.prompt * 5 // 4, (a.P,), generator=g).tolist()
+        vocab = SHAPES[a.model][2]["vocab_size"]
+        self.prompts = [torch.randint(0, vocab, (n,), generator=g).tolist() for n in widths]
+        scale = a.max_new / 1024
+        lengths = torch.exp(torch.randn(a.P * a.G, generator=g) * 0.6) * 380 * scale
+        self.lengths = lengths.long().clamp(1, a.max_new).tolist()
+
+    def emit(self, line: str) -> None:
+        print(line, flush=True)
+        if self.file:
+            print(line, file=self.file, flush=True)
+
+    def row(self, name: str, seconds, note: str = "", G: int | None = None) -> None:
+        a = self.args
+        s = f"{seconds:.2f}" if seconds is not None else ""
+        fields = [a.model, name, a.P, G or a.G, a.max_new, s, f"{self.peak():.2f}", note]
+        self.emit("\t".join(map(str, fields)))
+
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+
+    def reset(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def guarded(self, name: str, fn) -> None:
+        self.reset()
+        start = time.perf_counter()
+        try:
+            fn()
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            self.emit(f"{self.args.model}\t{name}\tfailed: {type(error).__name__}: {text}")
+        print(f"# {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+
+    # --- parts ---
+
+    def set_up(self) -> None:
+        self.model = checkpointed(build(self.args.model, str(self.device)))
+        adapt(self.model)
+        modules = {n: m for n, m in self.model.named_modules() if isinstance(m, SVDLinear)}
+        for name, module in modules.items():
+            module.delta_S.requires_grad_(True)
+            module.ends_block = name.endswith("mlp.down_proj")
+        self.adapter = Adapter(modules, "random")
+        self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)
+        self.rows = [p for p in self.prompts for _ in range(self.args.G)]
+
+    def rollout(self, bits: int) -> None:
+        self.sampler.free()
+        self.sampler.delta_bits = bits
+        self.sampler.force(self.lengths)
+        for seed in (0, 1000):  # the first call captures, as step 0 of a run does
+            start = sync(self.device.type)
+            out = self.sampler.sample(self.rows, range(seed, seed + len(self.rows)), self.args.max_new)
+            self.seconds["rollout"] = sync(self.device.type) - start
+            if seed == 0:
+                first = self.seconds["rollout"]
+        self.logprobs = out.logprobs.float()
+        self.tokens = out.tokens
+        mean = sum(self.lengths) / len(self.lengths)
+        self.row(f"rollout_D{bits}", self.seconds["rollout"], f"{sum(self.lengths)} tokens, mean {mean:.0f}, longest "
+                 f"{max(self.lengths)}, prefill {out.prefill_s:.2f} s, {out.decode_steps} steps, first call {first:.1f} s, "
+                 f"engine {self.sampler.engine}")  # fmt: skip
+
+    def train(self, row: str) -> None:
+        a = self.args
+        tokens = getattr(self, "tokens", torch.ones(len(self.rows), a.max_new, dtype=torch.long, device=self.device))
+        old = getattr(self, "logprobs", torch.zeros(len(self.rows), a.max_new, device=self.device))
+        completions = [t[:n] for t, n in zip(tokens.tolist(), self.lengths, strict=True)]
+        completions = [c + [1] * (n - len(c)) for c, n in zip(completions, self.lengths, strict=True)]
+        old_logprobs = [torch.nn.functional.pad(lp[:n], (0, n - len(lp[:n]))) for lp, n in zip(old, self.lengths,
+                                                                                          strict=True)]  # fmt: skip
+        rewards = torch.randint(0, 2, (a.P, a.G), generator=torch.Generator().manual_seed(2)).float() * 3.5
+        rewards[:, 0], rewards[:, 1] = 0.0, 3.5
+        advantages, live = group_advantages(rewards)
+        batch = Batch([], self.rows, completions, old_logprobs, [], [], rewards, rewards, advantages, live, (0.0, 0.0))
+        cfg = Config(prompts=a.P, group=a.G, max_new=a.max_new, micro_batch=a.micro_batch, beta=1e-3,
+                     grad_checkpoint=True, logprob_chunk=2048, arm="vanilla")  # fmt: skip
+        run = Run(cfg, self.device, self.model, SimpleNamespace(pad_token_id=0), self.adapter, None, None, self.sampler,
+                  None, None)  # fmt: skip
+        optimiser = torch.optim.AdamW(self.adapter.delta().values(), lr=1e-6)
+        SVDLinear.forward = forward_of(row)
+        try:
+            optimiser.zero_grad(set_to_none=True)
+            start = sync(self.device.type)
+            loss, _ = backward(run, batch)
+            middle = sync(self.device.type)
+            optimiser_step(run, optimiser, 0)
+            end = sync(self.device.type)
+        finally:
+            SVDLinear.forward = AS_IT_IS
+            for module in self.adapter.modules.values():
+                adapter_kernels.drop(module)
+                module.delta_S.grad = None
+        self.seconds["train"] = end - start
+        total = sum(map(len, self.rows)) + sum(self.lengths)
+        self.row(f"train_{row}", end - start, f"micro-batch {a.micro_batch}, {total} tokens, loss {loss:.1e}, "
+                 f"optimiser {end - middle:.2f} s, rollout cache and delta held")  # fmt: skip
+
+    def grade(self) -> None:
+        problems = organism_problems(96, seed=0, split="train")
+        texts = [f"```python\n{p.canonical}\n```" for p in problems]
+        for isolation in ("bwrap", "rlimits"):
+            try:
+                with Grader(isolation=isolation) as grader:
+                    for _ in range(2):
+                        start = time.perf_counter()
+                        grades = grader.grade(texts, problems, [EVALUATOR] * len(texts))
+                        self.seconds["grade"] = time.perf_counter() - start
+                passed = sum(g.gt_pass for g in grades)
+                return self.row("grade", self.seconds["grade"], f"96 programs, {passed} pass, isolation {isolation}")
+            except Exception as error:
+                print(f"# grade with {isolation}: {error}", file=sys.stderr)
+        self.row("grade", None, "no isolation works here")
+
+    def largest_group(self) -> None:
+        """By bisection in steps of 4: the largest G that keeps the full micro-batch, and the largest with any."""
+        if self.device.type == "cpu":
+            return self.row("largest_G", None, "CPU: no limit measured")
+        a, fits = self.args, {}
+
+        def micro_batch(G: int) -> int:
+            if G not in fits:
+                self.sampler.free()
+                self.sampler.force([a.max_new] * (a.P * G))
+                try:
+                    fits[G] = fit_micro_batch(self.model, self.adapter, longest_prompt=a.prompt * 5 // 4,
+                                              max_new=a.max_new, rows=a.micro_batch, batch=a.P * G, logprob_chunk=2048,
+                                              beta=1e-3, sampler=self.sampler, device=self.device)  # fmt: skip
+                except UserError as error:
+                    fits[G] = 0
+                    print(f"# {error}", file=sys.stderr)
+                print(f"# G {G}: micro-batch {fits[G]}", file=sys.stderr, flush=True)
+            return fits[G]
+
+        for rows in (a.micro_batch, 1):
+            low, high = 0, 16  # G in units of 4
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if micro_batch(middle * 4) >= rows else (low, middle)
+            self.row(f"largest_G_mb{rows}", None, f"micro-batch {fits.get(low * 4)}, prompt {a.prompt * 5 // 4}, "
+                     f"delta in {self.sampler.delta_bits} bits, a tenth of the GPU left free", low * 4)  # fmt: skip
+        self.sampler.free()
+
+    def total(self) -> None:
+        parts = ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items())
+        self.row("step", sum(self.seconds.values()), parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
+    parser.add_argument("--P", type=int, default=8)
+    parser.add_argument("--G", type=int, default=12)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--max-new", type=int, default=1024)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--bits", default="8", help="of the decode delta: 8, 16 or both")
+    parser.add_argument("--forms", default="additive,merged_skip", help=f"of additive, {', '.join(PLANS)}; last: step")
+    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
+    parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+        args.model, args.P, args.G, args.prompt, args.max_new = "tiny", 2, 4, 24, 32
+    bench = Bench(args, device)
+    bench.set_up()
+    for bits in map(int, args.bits.split(",")):
+        bench.guarded(f"rollout_D{bits}", lambda bits=bits: bench.rollout(bits))
+    for form in args.forms.split(","):
+        bench.guarded(f"train_{form}", lambda form=form: bench.train(form))
+    bench.guarded("grade", bench.grade)
+    bench.guarded("step", bench.total)
+    bench.guarded("largest_G", bench.largest_group)
+
+
+if __name__ == "__main__":
+    main()

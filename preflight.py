@@ -1,0 +1,150 @@
+"""Memory preflight: the largest micro-batch that fits, found by running the worst case once before step 0.
+
+    worst case = rollout cache of P G rows x (longest prompt + max_new), the adapter's delta switched on, then forward
+                 and backward of a full micro-batch of rows of that length, the KL reference included
+
+The figure is what the process holds of the GPU (torch's reserved memory and what lies beside it, such as the CUDA
+context), and a tenth of the GPU must stay free, since fragmentation grows over a run. Nothing draws from an RNG; the
+gradients are dropped and delta_S has its values back afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from loguru import logger
+from torch import nn
+
+from antipasto import Adapter
+from grpo import completion_logprobs, k3
+from presets import UserError
+
+SPARE = 0.1
+"""Share of the GPU that stays free."""
+BYTES_PER_LOGIT = 20
+"""Of a chunk in forward and backward: bf16 logits, their fp32 copy, the scaled copy, its softmax and its gradient."""
+
+
+def logprob_chunk(vocab: int, device: torch.device) -> int:
+    """Completion tokens a pass of the head: a power of two in [256, 8192] taking at most a tenth of the free memory."""
+    if device.type != "cuda":
+        return 2048
+    tokens = max(1, torch.cuda.mem_get_info(device)[0] // 10 // (vocab * BYTES_PER_LOGIT))
+    return min(8192, max(256, 1 << (tokens.bit_length() - 1)))
+
+
+def fit_micro_batch(model: nn.Module, adapter: Adapter, *, longest_prompt: int, max_new: int, rows: int, batch: int,
+                    logprob_chunk: int, beta: float, device: torch.device, sampler=None,
+                    grad_checkpoint: bool = True) -> int:  # fmt: skip
+    """The largest of rows, rows / 2, ..., 1 whose worst case leaves a tenth of the GPU free; `rows` itself on a CPU.
+
+    batch: P G, the rows that `sampler` (a rollout.Sampler, or None) decodes together. Raises presets.UserError where
+    the worst case is too large even with one row.
+    """
+    if device.type != "cuda":
+        return rows
+    tokens = longest_prompt + max_new
+    case = f"{batch} completions of {longest_prompt} + {max_new} tokens"
+    total = torch.cuda.mem_get_info(device)[1]
+    with switched_on(adapter):
+        try:
+            _reset(device)
+            if sampler is not None:
+                _fill_cache(sampler, longest_prompt, max_new, batch)
+        except torch.cuda.OutOfMemoryError as error:
+            sampler.free()
+            raise UserError(_too_large(case, _peak(device), total, "sampling alone")) from error
+        while True:
+            used = _attempt(model, adapter, rows, tokens, max_new, logprob_chunk, beta, device, grad_checkpoint)
+            if used is not None and used <= (1 - SPARE) * total:
+                logger.info(f"micro-batch {rows}: {case} need {used / 2**30:.1f} of {total / 2**30:.1f} GiB")
+                return rows
+            if rows == 1:
+                raise UserError(_too_large(case, used or _peak(device), total, "one row a micro-batch"))
+            rows //= 2
+
+
+def _too_large(case: str, used: int, total: int, where: str) -> str:
+    return (f"{case} need {max(used, total // 100) / 2**30:.1f} GiB or more of this GPU's {total / 2**30:.1f} GiB "
+            f"({SPARE:.0%} must stay free) even with {where}: lower --max-new, --group or --prompts")  # fmt: skip
+
+
+@contextmanager
+def switched_on(adapter: Adapter) -> Iterator[None]:
+    """Within the context no delta_S is zero, since a zero delta skips products and memory; then its values are back."""
+    before = [p.detach().clone() for p in adapter.delta().values()]
+    try:
+        with torch.no_grad():
+            for p in adapter.delta().values():
+                p.add_(1e-6)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(adapter.delta().values(), before, strict=True):
+                p.copy_(value)
+                p.grad = None
+
+
+def _fill_cache(sampler, longest_prompt: int, max_new: int, batch: int) -> None:
+    """Allocate the cache, the delta and a prefill's activations; engine generate frees its own cache each call."""
+    if sampler.engine == "generate":
+        return
+    sampler._refresh()
+    with torch.no_grad():
+        sampler._prefill([[i % 97 + 1] * longest_prompt for i in range(batch)], range(batch), max_new)
+
+
+def worst_case(rows: int, tokens: int, max_new: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """ids, attention and completion [rows, tokens]; the first row is one shorter, as rows differ and need a mask."""
+    ids = torch.ones((rows, tokens), dtype=torch.long, device=device)
+    attention = torch.ones_like(ids)
+    completion = torch.zeros_like(ids, dtype=torch.bool)
+    completion[:, tokens - max_new :] = True
+    if max_new > 1:
+        attention[0, -1], completion[0, -1] = 0, False
+    return ids, attention, completion
+
+
+def forward_backward(model: nn.Module, adapter: Adapter, rows: int, tokens: int, max_new: int, chunk: int, beta: float,
+                     device: torch.device) -> None:  # fmt: skip
+    """One micro-batch as in training, loss = mean(-logp + beta k3)."""
+    packed = worst_case(rows, tokens, max_new, device)
+    logp = completion_logprobs(model, *packed, chunk=chunk)
+    loss = -logp
+    if beta > 0:
+        with torch.no_grad(), adapter.reference():
+            ref = completion_logprobs(model, *packed, chunk=chunk)
+        loss = loss + beta * k3(logp, ref)
+    loss.mean().backward()
+
+
+def _attempt(model, adapter, rows, tokens, max_new, chunk, beta, device, grad_checkpoint) -> int | None:
+    """Bytes of the GPU in use at the peak of one micro-batch; None where it ran out."""
+    was, fits = model.training, True
+    _reset(device)
+    model.train(grad_checkpoint)
+    try:
+        forward_backward(model, adapter, rows, tokens, max_new, chunk, beta, device)
+    except torch.cuda.OutOfMemoryError:
+        fits = False  # the exception's frames hold the activations until this block is left
+    model.train(was)
+    used = _peak(device)
+    for p in adapter.delta().values():
+        p.grad = None
+    torch.cuda.empty_cache()
+    return used if fits else None
+
+
+def _reset(device: torch.device) -> None:
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes of the GPU in use at the peak since `_reset`, by torch and beside it."""
+    free, total = torch.cuda.mem_get_info(device)
+    beside = total - free - torch.cuda.memory_reserved(device)
+    return beside + torch.cuda.max_memory_reserved(device)
