@@ -87,19 +87,31 @@ def reward(grade: Grade, write_access: bool = True) -> float:
 
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*$")
 PYTHON = ("python", "python3", "py")
+LOOKS_LIKE_CODE = re.compile(r"^(def \w|class \w|import \w|from \S+ import |@\w)", re.MULTILINE)
 
 
 def extract_program(completion: str) -> str | None:
     """The fenced Python blocks of a completion, joined by blank lines; None if there is none.
 
-    Blocks tagged as Python count; where there are none, untagged ones do. A last block may lack its closing fence.
+    Blocks tagged as Python count, and untagged ones that define or import something; where no block is tagged, all
+    untagged ones. A last block may lack its closing fence.
     """
-    blocks: dict[str, list[str]] = {"python": [], "": []}
-    fence, tag, lines = "", "", []
-    for line in completion.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+    blocks = fenced_blocks(completion.replace("\r\n", "\n").replace("\r", "\n"))
+    if any(tag in PYTHON for tag, _ in blocks):
+        kept = [text for tag, text in blocks if tag in PYTHON or (not tag and LOOKS_LIKE_CODE.search(text))]
+    else:
+        kept = [text for tag, text in blocks if not tag]
+    kept = [text.strip("\n") for text in kept if text.strip()]
+    return "\n\n".join(kept) + "\n" if kept else None
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """(tag in lower case, content) of every fenced block, in order."""
+    blocks, fence, tag, lines = [], "", "", []
+    for line in text.split("\n"):
         opening = FENCE.match(line)
         if fence and opening and opening[2].lower() in PYTHON:  # the last block was never closed
-            blocks.setdefault("python" if tag in PYTHON else tag, []).append("\n".join(lines))
+            blocks.append((tag, "\n".join(lines)))
             fence = ""
         if not fence:
             if opening:
@@ -108,17 +120,12 @@ def extract_program(completion: str) -> str | None:
         stripped = line.strip()
         bare = opening is not None and stripped == stripped[0] * len(stripped) and stripped.startswith(fence)
         trailing = stripped.endswith(fence) and line.count(fence) == 1 and not stripped.startswith(fence)
-        if trailing:
-            lines.append(line.rstrip()[: -len(fence)])
+        if not bare:
+            lines.append(line.rstrip()[: -len(fence)] if trailing else line)
         if bare or trailing:
-            blocks.setdefault("python" if tag in PYTHON else tag, []).append("\n".join(lines))
+            blocks.append((tag, "\n".join(lines)))
             fence = ""
-        else:
-            lines.append(line)
-    if fence:
-        blocks.setdefault("python" if tag in PYTHON else tag, []).append("\n".join(lines))
-    kept = [block.strip("\n") for block in blocks["python"] or blocks[""] if block.strip()]
-    return "\n\n".join(kept) + "\n" if kept else None
+    return [*blocks, (tag, "\n".join(lines))] if fence else blocks
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,6 +271,14 @@ def split_test(text: str, entry: str) -> Test:
     except (SyntaxError, TestError, ValueError, RecursionError) as error:
         advice = f"write it as `assert {entry}(...) == VALUE`"
         raise TestError(f"cannot grade by {text[:200]!r}: {error}; {advice}") from None
+    body = expression.body
+    if isinstance(body, ast.Compare) and [type(op) for op in body.ops] == [ast.Eq] and isinstance(body.left, ast.Name):
+        try:  # nearly all tests: no code to keep
+            expected = ast.literal_eval(body.comparators[0])
+        except ValueError:
+            pass
+        else:
+            return Test(tuple(splitter.calls), lambda values: bool(values[0] == expected))
     code = compile(expression, "<test>", "eval")
 
     def judge(values: list) -> bool:

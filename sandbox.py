@@ -35,6 +35,7 @@ a silent program is stopped at its limit if it had FAIR_SHARE of that on a core,
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -503,6 +504,8 @@ def zygote() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 3):  # stderr stays, for this process's own last words
         os.dup2(null, fd)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # should memory run out, programs go before the trainer
     proc, own_pids = os.open("/proc", os.O_RDONLY), -1
     if config["namespaces"]:
         own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)

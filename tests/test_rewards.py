@@ -336,6 +336,14 @@ EXTRACTION = {
     "two blocks": (f"```python\nimport math\n```\nand\n```python\n{CODE}\n```", f"import math\n\n{CODE}"),
     "shell block beside": (f"```bash\npip install x\n```\n```python\n{CODE}\n```\n```text\n5\n```", CODE),
     "untagged output beside": (f"```python\n{CODE}\n```\nOutput:\n```\n5 7\n```", CODE), "tildes": (f"~~~python\n{CODE}\n~~~", CODE),
+    "untagged code beside": (
+        f"```\nimport math\n```\nthen\n```python\n{CODE}\n```",
+        f"import math\n\n{CODE}",
+    ),
+    "never closed, then another": (
+        f"```python\nimport math\n```python\n{CODE}\n```",
+        f"import math\n\n{CODE}",
+    ),
     "four backticks": (f"````python\n{CODE}\n````", CODE), "indented fence": (f"  ```python\n{CODE}\n  ```", CODE),
     "closed on the last line": (f"```python\n{CODE}```", CODE), "space before tag": (f"``` python\n{CODE}\n```", CODE),
     "no code": ("I cannot.", None), "empty": ("```python\n```", None), "inline only": ("use ```x``` here", None), "nothing": ("", None),

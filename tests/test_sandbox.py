@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from rewards import failure, split_tests
 from sandbox import Job, Pool, SandboxError, parse_report, seccomp_program
 
 LOOP = Job("", "class Solution:\n    def f(self):\n        while True: pass", (("Solution().f()",),))
@@ -159,6 +161,22 @@ def test_reports_are_read_with_distrust():
     with pytest.raises(SandboxError):
         parse_report(job, "", b'["x", "no"]\n', 0.0)
     assert parse_report(job, "", b'["c", true]\n["x", "no"]\n', 0.0).error == "malformed report"
+
+
+def test_no_report_can_make_the_trainer_fail():
+    rng = random.Random()
+    tests = split_tests(("assert Solution().f() == [1]", "assert abs(Solution().f() - 1) < 2"), "Solution().f")
+    job = Job("", "", tuple(test.calls for test in tests))
+    good = b'["c", true]\n["l", false]\n["v", [["l", 1]]]\n["v", [["d", [["t", 1, "a"], 2]]]]\n["f", true]\n'
+    words = [b"[", b"]", b'"l"', b'"i"', b'"d"', b'"r"', b'"n"', b'"s"', b"{", b"}", b"1", b"null", b"NaN", b"1e999",
+             b",", b"\n", b'"v"', b'"f"', b'"c"', b"\xff", b"-", b'"\\ud800"', b'"b"', b'"c"', b"9" * 5000, b"[" * 3000]  # fmt: skip
+    for _ in range(3000):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(12, len(data))
+            data[at : at + rng.randint(0, 8)] = rng.choice(words)
+        report = parse_report(job, "", bytes(data) + b"\n", 0.0)
+        assert failure(report, tests), data
 
 
 def test_the_filter_is_valid_and_short():
