@@ -46,6 +46,10 @@ verify-vhack PRESET="full" *ARGS: setup
 verify-rewards: setup
     {{py}} rewards.py
 
+# programs a second of the grader, hostile ones mixed in
+bench-grader *ARGS: setup
+    {{py}} bench/bench_grader.py "$@"
+
 # one run: just train tiny projected 1 --steps 50
 train PRESET ARM="vanilla" SEED="0" *ARGS: setup
     #!/usr/bin/env bash
@@ -73,6 +77,35 @@ full-probe PRESET="full" *ARGS: setup
     echo "== gate 4: projected"
     {{py}} train.py --preset "$preset" --arm projected "$@" || stop 4 "the projected run did not finish; run again to resume"
     {{py}} plot_pareto.py "outputs/$preset/vanilla_s0" "outputs/$preset/projected_s0" --out "outputs/$preset/report"
+
+# the whole experiment on the shipped organism: extraction, check, vanilla + projected + random-v, report
+probe: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    out=outputs/tiny; mkdir -p "$out"
+    {{py}} extract_vhack_grad.py --preset tiny
+    {{py}} verify_vhack_heldout.py --preset tiny
+    echo "== random-v runs beside the other two, its rows go to $out/random-v_s0.log"
+    {{py}} train.py --preset tiny --arm random-v >"$out/random-v_s0.log" 2>&1 & background=$!
+    trap 'kill $background 2>/dev/null || true' EXIT
+    echo "== vanilla"; {{py}} train.py --preset tiny --arm vanilla --workers 1
+    echo "== projected"; {{py}} train.py --preset tiny --arm projected --workers 1
+    wait $background || { tail -3 "$out/random-v_s0.log" >&2; exit 1; }
+    {{py}} plot_pareto.py "$out"/{vanilla,projected,random-v}_s0 --out "$out/probe"
+    echo "probe: report in $out/probe/report.md, runs in $out/, one seed; \`just organism-study\` runs five"
+
+# every arm and variant on the organism, five seeds, resumable (an hour or two on two cores): just organism-study 2
+organism-study JOBS="2": setup
+    {{py}} sweep.py --preset tiny --study organism --submit local --jobs {{JOBS}}
+    {{py}} plot_pareto.py outputs/tiny --out outputs/tiny/report
+
+# print the commands of a sweep; with --submit local run them: just sweep --preset dev --study preregistered
+sweep *ARGS: setup
+    {{py}} sweep.py "$@"
+
+# rebuild the organism from its seed (about 15 minutes on one core)
+organism *ARGS: setup
+    {{py}} organism/make_organism.py "$@"
 
 # the scripts of full-probe on a random 2-layer Qwen3 and eight bundled problems, in minutes on a CPU
 smoke: setup
