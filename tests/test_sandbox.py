@@ -44,7 +44,7 @@ def test_endless_loops_cost_one_limit_together_and_stop_nobody(pool):
 
 
 def test_a_slow_program_that_gets_on_with_its_tests_is_not_taken_for_a_loop(pool):
-    slow = "import time\ndef f(): \n    end = time.process_time() + 0.25\n    while time.process_time() < end: pass"
+    slow = "import time\ndef f(): \n    end = time.process_time() + 0.08\n    while time.process_time() < end: pass"
     reports = pool.run([Job("", slow, (("f()",),) * 5)] + [LOOP] * 6)
     assert reports[0].finished, reports[0]
     assert len(reports[0].values) == 5
@@ -168,8 +168,8 @@ def test_no_report_can_make_the_trainer_fail():
     tests = split_tests(("assert Solution().f() == [1]", "assert abs(Solution().f() - 1) < 2"), "Solution().f")
     job = Job("", "", tuple(test.calls for test in tests))
     good = b'["c", true]\n["l", false]\n["v", [["l", 1]]]\n["v", [["d", [["t", 1, "a"], 2]]]]\n["f", true]\n'
-    words = [b"[", b"]", b'"l"', b'"i"', b'"d"', b'"r"', b'"n"', b'"s"', b"{", b"}", b"1", b"null", b"NaN", b"1e999",
-             b",", b"\n", b'"v"', b'"f"', b'"c"', b"\xff", b"-", b'"\\ud800"', b'"b"', b'"c"', b"9" * 5000, b"[" * 3000]  # fmt: skip
+    words = b'[ ] "l" "i" "d" "r" "n" "s" { } 1 null NaN 1e999 , - "v" "f" "c" \xff "\\ud800" "b"'.split()
+    words += [b"\n", b"9" * 5000, b"[" * 3000]
     for _ in range(3000):
         data = bytearray(good)
         for _ in range(rng.randint(1, 4)):
