@@ -1,0 +1,243 @@
+"""The same GRPO step in TRL's GRPOTrainer and here, side by side, on one GPU: seconds and peak memory.
+
+    python bench/bench_trl.py --out bench/trl.tsv          Qwen2.5-0.5B shapes, P 8, G 8, 256 prompt + 256 new tokens
+    python bench/bench_trl.py --tiny                       the same code on the CPU
+
+Both sides: the same random bf16 model, prompts, P, G and micro-batch (8 rows), gradient checkpointing, top-k 20 at
+temperature 1, no KL term, one optimiser step, and every completion forced to full length (TRL: min_new_tokens; here:
+no end token), so the work is equal. TRL trains a peft LoRA (r = 32 on the Linears that the adapter wraps) and samples
+with transformers generate; here: rollout.Sampler, train.backward, AdamW on delta_S. Seconds: median step after the
+first two. Needs trl and datasets, which the project itself does not.
+
+Rows: trl, ours (antipasto.py as it is), ours_fast (--form of adapter_kernels.py), then both without checkpointing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import transformers
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+sys.path.insert(0, str(REPO / "tests"))
+import random_model
+from bench_decode import SHAPES, adapt, build, sync
+from bench_train import AS_IT_IS, checkpointed, forward_of, target_names
+
+from antipasto import Adapter, SVDLinear
+from grpo import group_advantages
+from rollout import Sampler
+from train import Batch, Config, Run, backward, optimiser_step
+
+COLUMNS = [
+    "model",
+    "row",
+    "P",
+    "G",
+    "prompt",
+    "new",
+    "s",
+    "to_trl",
+    "roll_s",
+    "train_s",
+    "peak_gib",
+    "mem_to_trl",
+    "note",
+]
+
+
+class Bench:
+    def __init__(self, args, device: str):
+        self.args, self.device, self.trl = args, torch.device(device), None
+        self.file = args.out.open("a") if args.out else None
+        try:
+            from importlib.metadata import version
+
+            versions = f"trl {version('trl')} peft {version('peft')}"
+        except Exception as error:
+            versions = f"trl missing ({error})"
+        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
+                  f"transformers {transformers.__version__} {versions}")  # fmt: skip
+        self.emit("\t".join(COLUMNS))
+        self.tokenizer = random_model.tokenizer()
+        self.tokenizer.padding_side = "left"
+        text = self.tokenizer((REPO / "pairs.py").read_text())["input_ids"]
+        parts = [text[i * args.prompt : (i + 1) * args.prompt] for i in range(args.P)]
+        self.texts = [self.tokenizer.decode(p) for p in parts]
+        self.prompts = [self.tokenizer(t)["input_ids"] for t in self.texts]
+
+    def emit(self, line: str) -> None:
+        print(line, flush=True)
+        if self.file:
+            print(line, file=self.file, flush=True)
+
+    def row(self, name: str, seconds: float, roll: str, train: str, note: str = "") -> None:
+        a = self.args
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+        if name == "trl":
+            self.trl = (seconds, peak)
+        ratio = f"{seconds / self.trl[0]:.3f}" if self.trl else ""
+        memory = f"{peak / self.trl[1]:.3f}" if self.trl and self.trl[1] else ""
+        prompt = round(sum(map(len, self.prompts)) / len(self.prompts))
+        fields = [
+            a.model,
+            name,
+            a.P,
+            a.G,
+            prompt,
+            a.new,
+            f"{seconds:.3f}",
+            ratio,
+            roll,
+            train,
+            f"{peak:.2f}",
+            memory,
+            note,
+        ]
+        self.emit("\t".join(map(str, fields)))
+
+    def guarded(self, name: str, fn) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        try:
+            fn()
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            self.emit(f"{self.args.model}\t{name}\tfailed: {type(error).__name__}: {text}")
+        print(f"# {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+
+    # --- TRL ---
+
+    def run_trl(self, name: str) -> None:
+        from datasets import Dataset
+        from peft import LoraConfig
+        from trl import GRPOConfig, GRPOTrainer
+
+        a, steps, cpu = self.args, [], self.device.type == "cpu"
+        model = build(a.model, self.device.type)
+        model.requires_grad_(True)  # as from_pretrained leaves it
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        device = self.device.type
+
+        class Clock(transformers.TrainerCallback):
+            def on_step_begin(self, *_, **__):
+                steps.append(sync(device))
+
+            def on_step_end(self, *_, **__):
+                steps[-1] = sync(device) - steps[-1]
+
+        lengths = []
+
+        def reward(completions, completion_ids=None, **_):
+            lengths.extend(len(c) for c in completion_ids or [])
+            return [float(i % 2) for i in range(len(completions))]
+
+        with tempfile.TemporaryDirectory() as out:
+            config = GRPOConfig(
+                output_dir=out, per_device_train_batch_size=a.micro_batch,
+                gradient_accumulation_steps=a.P * a.G // a.micro_batch, num_generations=a.G, max_steps=a.steps,
+                max_completion_length=a.new, generation_kwargs={"min_new_tokens": a.new}, temperature=1.0, top_k=20,
+                beta=0.0, num_iterations=1, loss_type="dr_grpo", scale_rewards="none", bf16=not cpu, use_cpu=cpu,
+                gradient_checkpointing=name == "trl", gradient_checkpointing_kwargs={"use_reentrant": False},
+                learning_rate=7e-5, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
+                remove_unused_columns=False, dataloader_num_workers=0,
+            )  # fmt: skip
+            trainer = GRPOTrainer(
+                model=model, reward_funcs=reward, args=config, processing_class=self.tokenizer,
+                train_dataset=Dataset.from_list([{"prompt": t} for t in self.texts]),
+                peft_config=LoraConfig(r=32, lora_alpha=32, target_modules=target_names(model)), callbacks=[Clock()],
+            )  # fmt: skip
+            trainer.train()
+        note = f"{len(steps)} steps, completion tokens {min(lengths, default=0)} to {max(lengths, default=0)}"
+        self.row(name, statistics.median(steps[2:] or steps), "", "", note)
+
+    # --- ours ---
+
+    def run_ours(self, name: str, form: str, grad_checkpoint: bool) -> None:
+        a = self.args
+        model = build(a.model, self.device.type)
+        if grad_checkpoint:
+            checkpointed(model)
+        adapt(model)
+        modules = {n: m for n, m in model.named_modules() if isinstance(m, SVDLinear)}
+        for key, module in modules.items():
+            module.delta_S.requires_grad_(True)
+            module.ends_block = key.endswith("mlp.down_proj")
+        adapter = Adapter(modules, "random")
+        sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
+        cfg = Config(prompts=a.P, group=a.G, max_new=a.new, micro_batch=a.micro_batch, beta=0.0,
+                     grad_checkpoint=grad_checkpoint)  # fmt: skip
+        run = Run(cfg, self.device, model, SimpleNamespace(pad_token_id=self.tokenizer.pad_token_id), adapter, None, None,
+                  sampler, None, None)  # fmt: skip
+        optimiser = torch.optim.AdamW(adapter.delta().values(), lr=7e-5)
+        rows, times = [p for p in self.prompts for _ in range(a.G)], []
+        rewards = (torch.arange(a.P * a.G) % 2).float().view(a.P, a.G)
+        advantages, live = group_advantages(rewards)
+        if form == "additive" or self.device.type == "cpu":
+            SVDLinear.forward = AS_IT_IS
+        else:
+            SVDLinear.forward = forward_of(form)
+        try:
+            for step in range(a.steps):
+                start = sync(self.device.type)
+                out = sampler.sample(rows, range(step * 1000, step * 1000 + len(rows)), a.new)
+                middle = sync(self.device.type)
+                completions = out.tokens.tolist()
+                batch = Batch(
+                    [], rows, completions, list(out.logprobs), [], [], rewards, rewards, advantages, live, (0, 0)
+                )
+                optimiser.zero_grad(set_to_none=True)
+                backward(run, batch)
+                optimiser_step(run, optimiser, step)
+                end = sync(self.device.type)
+                times.append((end - start, middle - start, end - middle))
+        finally:
+            SVDLinear.forward = AS_IT_IS
+        total, roll, train = (statistics.median(t) for t in zip(*(times[2:] or times), strict=True))
+        note = f"engine {sampler.engine}, completion tokens {int(out.lengths.min())} to {int(out.lengths.max())}, " \
+               f"adapter {form}"  # fmt: skip
+        self.row(name, total, f"{roll:.3f}", f"{train:.3f}", note)
+        sampler.free()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen2.5-0.5b", choices=list(SHAPES))
+    parser.add_argument("--P", type=int, default=8)
+    parser.add_argument("--G", type=int, default=8)
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--new", type=int, default=256)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--form", default="merged_skip", help="of the adapter in row ours_fast (see bench_train.py)")
+    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
+    parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+        args.model, args.P, args.G, args.prompt, args.new, args.micro_batch = "tiny", 2, 4, 24, 16, 4
+        SHAPES["tiny"][2]["vocab_size"] = 2048
+    bench = Bench(args, device)
+    bench.guarded("trl", lambda: bench.run_trl("trl"))
+    bench.guarded("ours", lambda: bench.run_ours("ours", "additive", True))
+    bench.guarded("ours_fast", lambda: bench.run_ours("ours_fast", args.form, True))
+    bench.guarded("trl_no_checkpoint", lambda: bench.run_trl("trl_no_checkpoint"))
+    bench.guarded("ours_no_checkpoint", lambda: bench.run_ours("ours_no_checkpoint", args.form, False))
+
+
+if __name__ == "__main__":
+    main()
