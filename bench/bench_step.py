@@ -126,8 +126,8 @@ class Bench:
         self.tokens = out.tokens
         mean = sum(self.lengths) / len(self.lengths)
         self.row(f"rollout_D{bits}", self.seconds["rollout"], f"{sum(self.lengths)} tokens, mean {mean:.0f}, longest "
-                 f"{max(self.lengths)}, prefill {out.prefill_s:.2f} s, {out.decode_steps} steps, first call {first:.1f} "
-                 f"s, engine {self.sampler.engine}")  # fmt: skip
+                 f"{max(self.lengths)}, prefill {out.prefill_s:.2f} s, {out.decode_steps} steps, first call "
+                 f"{first:.1f} s, engine {self.sampler.engine}")  # fmt: skip
 
     def train(self, row: str) -> None:
         a = self.args

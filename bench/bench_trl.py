@@ -21,14 +21,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import transformers
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))
-sys.path.insert(0, str(REPO / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import random_model
 from bench_decode import SHAPES, adapt, build, sync
 from bench_train import AS_IT_IS, checkpointed, forward_of, target_names
@@ -71,7 +69,7 @@ class Bench:
         self.emit("\t".join(COLUMNS))
         self.tokenizer = random_model.tokenizer()
         self.tokenizer.padding_side = "left"
-        text = self.tokenizer((REPO / "pairs.py").read_text())["input_ids"]
+        text = self.tokenizer((random_model.REPO / "pairs.py").read_text())["input_ids"]
         parts = [text[i * args.prompt : (i + 1) * args.prompt] for i in range(args.P)]
         self.texts = [self.tokenizer.decode(p) for p in parts]
         self.prompts = [self.tokenizer(t)["input_ids"] for t in self.texts]
@@ -180,8 +178,7 @@ class Bench:
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
         cfg = Config(prompts=a.P, group=a.G, max_new=a.new, micro_batch=a.micro_batch, beta=0.0,
                      grad_checkpoint=grad_checkpoint)  # fmt: skip
-        run = Run(cfg, self.device, model, SimpleNamespace(pad_token_id=self.tokenizer.pad_token_id), adapter, None, None,
-                  sampler, None, None)  # fmt: skip
+        run = Run(cfg, self.device, model, self.tokenizer, adapter, None, None, sampler, None, None)
         optimiser = torch.optim.AdamW(adapter.delta().values(), lr=7e-5)
         rows, times = [p for p in self.prompts for _ in range(a.G)], []
         rewards = (torch.arange(a.P * a.G) % 2).float().view(a.P, a.G)
