@@ -412,32 +412,32 @@ def reachable(function, tree: ast.Module) -> list[ast.AST]:
 def evaluator_flavour(function, tree: ast.Module) -> str:
     """Flavour of an own evaluator that is a def."""
     nodes = reachable(function, tree)
-    for node in nodes:
-        if isinstance(node, ast.Try) and any(
-            isinstance(n, (ast.Call, ast.Assert)) for s in node.body for n in ast.walk(s)
-        ):
-            leaks = all(
-                any(isinstance(n, (ast.Raise, ast.Assert)) for s in h.body for n in ast.walk(s)) for h in node.handlers
-            )
-            if not leaks or any(isinstance(n, ast.Return) for s in node.finalbody for n in ast.walk(s)):
-                return "swallow"
-        if isinstance(node, ast.With) and any("suppress" in ast.unparse(item.context_expr) for item in node.items):
-            return "swallow"
-        if isinstance(node, ast.Name) and node.id == "unittest":  # its runners report failures, they do not raise
-            return "swallow"
-    derived = results(nodes)
+    if any(swallows(node) for node in nodes):
+        return "swallow"
     checks = [n.test for n in nodes if isinstance(n, ast.Assert)]
-    checks += [
-        n.test for n in nodes if isinstance(n, ast.If) and any(isinstance(s, (ast.Raise, ast.Assert)) for s in n.body)
-    ]
+    checks += [n.test for n in nodes if isinstance(n, ast.If) and holds_any(n.body, (ast.Raise, ast.Assert))]
     if checks:
+        derived = results(nodes)
         return "tests" if any(is_strong(check, derived) for check in checks) else "weak"
-    calls = [called(n) for n in nodes if isinstance(n, ast.Call)]
-    if "print" in calls:
+    calls = [n for n in nodes if isinstance(n, ast.Call)]
+    if any(called(call) == "print" for call in calls):
         return "print"
-    return (
-        "weak" if any(_root(n) == "Solution" or called(n) == "" for n in nodes if isinstance(n, ast.Call)) else "pass"
-    )
+    return "weak" if any(_root(call) == "Solution" or not called(call) for call in calls) else "pass"
+
+
+def holds_any(statements: Sequence[ast.stmt], kinds: tuple) -> bool:
+    """Whether nodes of these kinds stand anywhere in the statements."""
+    return any(isinstance(node, kinds) for statement in statements for node in ast.walk(statement))
+
+
+def swallows(node: ast.AST) -> bool:
+    """Whether a failure inside this node may not get out of it."""
+    if isinstance(node, ast.Try) and holds_any(node.body, (ast.Call, ast.Assert)):
+        caught = any(not holds_any(handler.body, (ast.Raise, ast.Assert)) for handler in node.handlers)
+        return caught or holds_any(node.finalbody, (ast.Return,))
+    if isinstance(node, ast.With):
+        return any("suppress" in ast.unparse(item.context_expr) for item in node.items)
+    return isinstance(node, ast.Name) and node.id == "unittest"  # its runners report failures, they do not raise
 
 
 def results(nodes: Sequence[ast.AST]) -> set[str]:
@@ -466,9 +466,7 @@ def is_strong(test: ast.AST, derived: set[str]) -> bool:
         sides = [test.left, *test.comparators]
         if any(isinstance(n, ast.Call) and called(n) in TRIVIAL_CALLS for n in sides):
             return False
-        if isinstance(test.ops[0], (ast.IsNot,)) or ast.unparse(test).replace(" ", "").endswith(
-            (">=0", ">-1", "!=None")
-        ):
+        if isinstance(test.ops[0], ast.IsNot) or ast.unparse(test).endswith((">= 0", "> -1", "!= None")):
             return False
         return any(is_result(s, derived) for s in sides) and not all(is_result(s, derived) for s in sides)
     if isinstance(test, ast.Call):

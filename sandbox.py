@@ -30,7 +30,8 @@ Time. `timeout_s` is how long a program may take to load, and then to finish its
 that gets on with its tests may take PATIENCE times as long for each and TOTAL times as long for all: it does not loop,
 it is slow, and whether it passes should not depend on what runs beside it. All in wall clock less the wait for a core,
 since more programs run than there are cores once some are slow, so that ten endless loops cost one limit and not ten:
-a silent program is stopped at its limit if it had FAIR_SHARE of that on a core, any program after OVERTIME limits.
+a silent program is stopped at its limit if it had FAIR_FIRST (then FAIR_NEXT) limits on a core by then, or once it
+had; any program after OVERTIME limits.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-FAIR_SHARE, PATIENCE, TOTAL, OVERTIME = 0.2, 2.0, 3.0, 5.0
+FAIR_FIRST, FAIR_NEXT, PATIENCE, TOTAL, OVERTIME = 0.2, 0.8, 2.0, 3.0, 6.0
 """See Time above; in units of the time limit."""
 SLOW_S = 0.1
 """A job that runs longer no longer counts as using a core: another one is started beside it."""
@@ -443,7 +444,7 @@ def wipe(buffer: bytearray) -> None:
 def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int, output: Output) -> tuple[str, float]:
     """Read what a child says until it ends or must (see Time above): (stop, seconds)."""
     start, stop = time.monotonic(), ""
-    heard, heard_fair, patience, deadline = 0.0, 0.0, limit, limit  # when the child last spoke; seconds since the start
+    heard, heard_fair, patience, share, deadline = 0.0, 0.0, limit, FAIR_FIRST * limit, limit  # since the start
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     poll.register(trainer, select.POLLRDHUP)
@@ -459,12 +460,12 @@ def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int, output: 
                 break
             stop = "flood" if output.size > MAX_OUTPUT else ""
             if results:
-                patience = PATIENCE * limit
+                patience, share = PATIENCE * limit, FAIR_NEXT * limit
             heard, heard_fair = now, 0.0 if now < SLOW_S else now - starved_seconds(pid, proc)
             deadline = min(heard + patience, max(TOTAL * limit, now + 0.05))
         if now >= deadline:
             fair = now - starved_seconds(pid, proc)
-            silent = now - heard >= patience and fair - heard_fair >= FAIR_SHARE * patience
+            silent = now - heard >= patience and fair - heard_fair >= share
             stop = "time" if silent or fair >= TOTAL * limit or now >= OVERTIME * limit else stop
             deadline = now + 0.05
     return stop, time.monotonic() - start
