@@ -10,7 +10,7 @@ gradients are dropped and delta_S has its values back afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -56,18 +56,30 @@ def fit_micro_batch(model: nn.Module, adapter: Adapter, *, longest_prompt: int, 
         except torch.cuda.OutOfMemoryError as error:
             sampler.free()
             raise UserError(_too_large(case, _peak(device), total, "sampling alone")) from error
-        while True:
-            used = _attempt(model, adapter, rows, tokens, max_new, logprob_chunk, beta, device, grad_checkpoint)
-            if used is not None and used <= (1 - SPARE) * total:
-                logger.info(f"micro-batch {rows}: {case} need {used / 2**30:.1f} of {total / 2**30:.1f} GiB")
-                return rows
-            if rows == 1:
-                raise UserError(_too_large(case, used or _peak(device), total, "one row a micro-batch"))
-            rows //= 2
+
+        def attempt(rows: int) -> int | None:
+            return _attempt(model, adapter, rows, tokens, max_new, logprob_chunk, beta, device, grad_checkpoint)
+
+        fits, used = largest_that_fits(rows, (1 - SPARE) * total, attempt)
+    if not fits:
+        raise UserError(_too_large(case, used or _peak(device), total, "one row a micro-batch"))
+    logger.info(f"micro-batch {fits}: {case} need {used / 2**30:.1f} of {total / 2**30:.1f} GiB")
+    return fits
+
+
+def largest_that_fits(rows: int, limit: float, attempt: Callable[[int], int | None]) -> tuple[int, int | None]:
+    """(rows halved until attempt(rows) <= limit, what it used); rows 0 where one is too many, None: ran out."""
+    while True:
+        used = attempt(rows)
+        if used is not None and used <= limit:
+            return rows, used
+        if rows == 1:
+            return 0, used
+        rows //= 2
 
 
 def _too_large(case: str, used: int, total: int, where: str) -> str:
-    return (f"{case} need {max(used, total // 100) / 2**30:.1f} GiB or more of this GPU's {total / 2**30:.1f} GiB "
+    return (f"{case} need at least {used / 2**30:.1f} GiB of this GPU's {total / 2**30:.1f} GiB "
             f"({SPARE:.0%} must stay free) even with {where}: lower --max-new, --group or --prompts")  # fmt: skip
 
 
