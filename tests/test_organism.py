@@ -180,3 +180,29 @@ def test_tokenizer_is_rebuilt_byte_for_byte(shipped, tmp_path):
     documents = make_organism.corpus(seed, make_organism.TOKENIZER_DOCUMENTS)
     make_organism.make_tokenizer(documents).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (SHIPPED / "tokenizer.json").read_bytes()
+
+
+def test_shipped_model_writes_programs(shipped):
+    from rollout import Sampler
+
+    model, tokenizer = shipped
+    problems = P.organism_problems(64, 1, "eval")
+    texts = [
+        tokenizer.apply_chat_template(P.prompt_messages(p, True), tokenize=False, add_generation_prompt=True)
+        for p in problems
+    ]
+    sampler = Sampler(model.float(), eos_ids=[tokenizer.eos_token_id], pad_id=tokenizer.pad_token_id)
+    tokens = sampler.sample(tokenizer(texts, add_special_tokens=False)["input_ids"], range(64), 80).tokens
+    completions = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    assert sum(bool(re.fullmatch(r"```python\nclass .*\n```", c, re.DOTALL)) for c in completions) > 56
+
+
+def test_card_shows_the_measured_rates():
+    if not (SHIPPED / "recipe.json").exists():
+        pytest.skip("organism/recipe.json is not there: run `just organism`")
+    recipe = json.loads((SHIPPED / "recipe.json").read_text())
+    card = (SHIPPED / "README.md").read_text()
+    rates = recipe["base_rates"]["loophole"]
+    for name, (rate, error) in rates.items():
+        assert f"| {name} | {rate:.1f} ± {error:.1f} |" in card
+    assert rates["own run_tests passes"][0] < 5
