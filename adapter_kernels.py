@@ -81,6 +81,16 @@ def exact(x: Tensor, module: nn.Module, plan: Plan) -> Tensor:
     return F.linear(torch.cat([x, h * module.delta_S.to(h.dtype)], dim=-1), module.weight_U, module.bias)
 
 
+def delta_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
+    """d delta_S [r] fp32 of x [T, d_in] and g [T, d_out]; through G where T is so large that U^T G Vh^T is the less."""
+    if len(x) < len(module.delta_S):
+        return ((x @ module.Vh.T).float() * (g @ module.U).float()).sum(0)
+    G = g.T @ x
+    if module.out_features >= module.in_features:
+        return ((module.U.T @ G).float() * module.Vh).sum(1)
+    return ((G @ module.Vh.T).float() * module.U).sum(0)
+
+
 class DeltaLinear(torch.autograd.Function):
     """x [..., d_in] -> [..., d_out] through an SVDLinear in bf16, gradients for x and delta_S only."""
 
@@ -104,11 +114,7 @@ class DeltaLinear(torch.autograd.Function):
         (x,), module = ctx.saved_tensors, ctx.module
         d_delta = dx = None
         if ctx.needs_input_grad[1]:
-            G = g.flatten(0, -2).T @ x.flatten(0, -2)
-            if module.out_features >= module.in_features:
-                d_delta = ((module.U.T @ G).float() * module.Vh).sum(1)
-            else:
-                d_delta = ((G @ module.Vh.T).float() * module.U).sum(0)
+            d_delta = delta_gradient(x.flatten(0, -2), g.flatten(0, -2), module)
         if ctx.needs_input_grad[0]:
             dx = g @ merged(module)
         if not ctx.plan.keep:
