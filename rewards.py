@@ -24,11 +24,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from problems import EVALUATOR, Problem
 from sandbox import Job, Pool, Report, SandboxError
 
-MAX_SOURCE = 100_000
+MAX_SOURCE = 50_000
 """Characters of a program; longer ones do not compile."""
 
 
@@ -109,7 +110,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(tag in lower case, content) of every fenced block, in order."""
     blocks, fence, tag, lines = [], "", "", []
     for line in text.split("\n"):
-        opening = FENCE.match(line)
+        opening = FENCE.match(line) if len(line) < 200 else None  # the pattern is quadratic
         if fence and opening and opening[2].lower() in PYTHON:  # the last block was never closed
             blocks.append((tag, "\n".join(lines)))
             fence = ""
@@ -386,8 +387,13 @@ def binding(tree: ast.Module, name: str) -> ast.stmt | None:
 
 
 def called(node: ast.Call) -> str:
-    """Dotted name of what a call calls, "" if it is not a plain name."""
-    return ast.unparse(node.func) if isinstance(node.func, (ast.Name, ast.Attribute)) else ""
+    """Dotted name of what a call calls; ".name" for a method of an expression, "" if there is no name."""
+    parts, function = [], node.func
+    while isinstance(function, ast.Attribute):
+        parts.append(function.attr)
+        function = function.value
+    parts.append(function.id if isinstance(function, ast.Name) else "")
+    return ".".join(reversed(parts))
 
 
 def reachable(function, tree: ast.Module) -> list[ast.AST]:
@@ -589,8 +595,8 @@ def _is_answer(node) -> bool:
 
 
 def _literal(node) -> str:
-    """repr of a literal's value, "" if the expression is none."""
-    if not isinstance(node, LITERALS):
+    """repr of a literal's value, "" if the expression is none or a long one."""
+    if not isinstance(node, LITERALS) or sum(1 for _ in islice(ast.walk(node), 200)) == 200:
         return ""
     try:
         return repr(ast.literal_eval(node))
