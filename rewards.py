@@ -626,8 +626,8 @@ class Grader:
 
     def __init__(self, workers: int = 0, timeout_s: float = 4.0, memory_mb: int = 1024, isolation: str = "bwrap"):
         self.pool = Pool(workers, timeout_s, memory_mb, isolation)
-        self.isolation = isolation
-        """What is in force, for config.json."""
+        self.isolation = self.pool.isolation
+        """What is in force, for config.json: bwrap, rlimits, or rlimits+landlock where the kernel has it."""
 
     def __enter__(self) -> Grader:
         return self
@@ -774,7 +774,7 @@ def main(isolation: str = "bwrap") -> None:
     except SandboxError as error:
         sys.exit(str(error))
     print(table)
-    print(f"\n{'all cells as they should be' if not off else f'{off} cells are off'}, isolation {isolation}")
+    print(f"\n{'all cells as they should be' if not off else f'{off} cells are off'}, isolation {grader.isolation}")
     sys.exit(1 if off else 0)
 
 

