@@ -4,10 +4,11 @@
 
 The zygote has no network, an empty environment, and a read-only file system that holds shared libraries, the
 standard library and this file, nothing else: no home, /tmp, /run, repository or /proc. For every Job it forks a child
-into its own pid namespace with an empty tmpfs as working directory. Before any line of the program runs,
-the child closes every file descriptor but its result pipe, sets rlimits, drops all capabilities and installs a seccomp
-filter: no new processes (threads only), no exec, no sockets, no signals to others, no ptrace, namespaces, mounts,
-keyrings, shared memory, io_uring or bpf. The child is pid 1 of its namespace: when it dies, everything in it is dead.
+into its own pid namespace with an empty tmpfs as working directory. Before any line of the program runs, the child
+closes every file descriptor but /dev/null and its result pipe, sets rlimits, drops all capabilities and installs a
+seccomp filter: no new processes (threads only), no exec, no sockets, no signals to others, no ptrace, namespaces,
+mounts, keyrings, shared memory, io_uring or bpf. The child is pid 1 of its namespace: when it dies, everything in it is
+dead. The zygote decodes nothing of a job and wipes its buffers, so a child inherits no earlier program's text or result.
 
 What the child says (class Report) is the program's own word: the harness shares a process with the program, which can
 find the pipe and write to it. So nothing secret or decisive enters the child. Expected values stay in the trainer, and
@@ -22,7 +23,8 @@ Threat model. Covered, with attacks in tests/test_attacks.py:
 - exits: a run counts as finished only if the harness in the child reports the end of it.
 Not covered:
 - a forged end of an own evaluator (Job.call). It earns what `def run_tests(): pass` earns, so it is worth nothing;
-- kernel vulnerabilities reachable through the system calls that remain, CPU side channels;
+- kernel vulnerabilities reachable through the system calls that remain;
+- two programs that conspire while both run, through timing or locks on the shared read-only files;
 - `isolation="rlimits"`, for containers that refuse namespaces: rlimits, seccomp and no-new-privileges are in force, so
   no processes, network or signals. Where the kernel has Landlock, files are out of reach but for the same libraries;
   where it has none, all that the trainer's user may read or write is within reach, its memory in /proc included.
