@@ -8,7 +8,7 @@ into its own pid namespace with an empty tmpfs as working directory. Before any 
 closes every file descriptor but /dev/null and its result pipe, sets rlimits, drops all capabilities and installs a
 seccomp filter: no new processes (threads only), no exec, no sockets, no signals to others, no ptrace, namespaces,
 mounts, keyrings, shared memory, io_uring or bpf. The child is pid 1 of its namespace: when it dies, everything in it is
-dead. The zygote decodes nothing of a job and wipes its buffers, so a child inherits no earlier program's text or result.
+dead. The zygote decodes nothing of a job and wipes its buffers: no child inherits an earlier program's text or result.
 
 What the child says (class Report) is the program's own word: the harness shares a process with the program, which can
 find the pipe and write to it. So nothing secret or decisive enters the child. Expected values stay in the trainer, and
