@@ -257,19 +257,13 @@ def below_gate(check: Path) -> bool:
 # --- here ------------------------------------------------------------------------------------------------------------
 
 
-def start(command: list[str], log: Path, one_thread: bool = False) -> subprocess.Popen:
-    """Start a command with its output appended to `log`.
-
-    It gets a session of its own, so that Ctrl-C reaches this script alone: a run that hears both the terminal's SIGINT
-    and the SIGTERM sent here would take the second for an order to end at once, without a checkpoint.
-    """
+def start(command: list[str], log: Path, **options) -> subprocess.Popen:
+    """Start a command with its output appended to `log`; options are Popen's."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if one_thread else None
     with open(log, "a") as f:
         f.write(f"sweep: {shlex.join(command)}\n")
         f.flush()
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.STDOUT, env=environment,
-                                start_new_session=True)  # fmt: skip
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.STDOUT, **options)
 
 
 def note_end(log: Path, status: int, minutes: float) -> str:
@@ -307,6 +301,10 @@ def run_local(tasks: list[Task], jobs: int, poll: float = 0.2) -> int:
     total, clock = len(waiting), time.perf_counter
     logger.info(f"{len(done)} of {len(tasks)} tasks are complete, {total} to run")
     running: dict[str, subprocess.Popen] = {}
+    # A session of its own keeps the terminal's Ctrl-C from a run: that and the SIGTERM from here would be two signals,
+    # and a run takes the second as an order to end at once. Side by side, none may spread over all cores.
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if jobs > 1 else {}
+    options = {"start_new_session": True, "env": {**os.environ, **threads}}
     begun, started, by_name = clock(), {}, {task.name: task for task in waiting}
     stop = Stop(running)
     while running or (waiting and not stop.signal):
@@ -316,7 +314,7 @@ def run_local(tasks: list[Task], jobs: int, poll: float = 0.2) -> int:
                 waiting.remove(task)
             elif done.issuperset(task.after) and len(running) < jobs and not stop.signal:
                 waiting.remove(task)
-                running[task.name], started[task.name] = start(task.command, task.log, jobs > 1), clock()
+                running[task.name], started[task.name] = start(task.command, task.log, **options), clock()
         for name, child in list(running.items()):
             if (status := child.poll()) is None:
                 continue
@@ -417,9 +415,9 @@ def pueue_script(tasks: list[Task], groups: list[str]) -> str:
 class Job:
     """What submitit runs on a node: the command, which writes its checkpoint on SIGTERM and resumes when run again.
 
-    Slurm's warning before the time limit (SIGUSR2) calls `checkpoint`, after which submitit queues the job again.
-    SIGTERM (scancel, preemption) is passed on once. The command has a session of its own, so that Slurm's signals reach
-    it only from here.
+    Slurm sends each signal to every process of a job. So SIGTERM (scancel, preemption) reaches the command without
+    being passed on, and SIGUSR2, the warning before the time limit, must be ignored there: it is meant for submitit,
+    which calls `checkpoint` and then queues the job again.
     """
 
     def __init__(self, command: list[str], log: str):
@@ -427,8 +425,8 @@ class Job:
 
     def __call__(self) -> int:
         begun = time.perf_counter()
-        self.child = start(self.command, Path(self.log))
-        signal.signal(signal.SIGTERM, lambda *_: self.child.terminate())
+        ignore = lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # noqa: E731
+        self.child = start(self.command, Path(self.log), preexec_fn=ignore)
         self.wait()
         status = self.child.wait()
         last = note_end(Path(self.log), status, (time.perf_counter() - begun) / 60)
@@ -441,6 +439,7 @@ class Job:
         os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)
 
     def checkpoint(self):
+        """submitit's hook, called in its signal handler: the job to queue once the command has ended."""
         from submitit.helpers import DelayedSubmission
 
         self.child.terminate()

@@ -4,14 +4,17 @@ pueue itself is not to be had here: `fake_pueue` stands in for the external bina
 4.0.4 documents, refuses others, records its argv and prints ids. What it cannot show is that a daemon runs the tasks.
 """
 
+import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -187,6 +190,7 @@ def stop(number, frame):
     stop.asked = True
 stop.asked = False
 signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)
+open('pid', 'w').write(str(os.getpid()))
 open('session', 'w').write(str(os.getsid(0)))
 for _ in range(3000):
     time.sleep(0.01)
@@ -384,16 +388,51 @@ def test_slurm_parameters_follow_the_flags():
         sweep.slurm_parameters(Slurm(options=["account"]), task, [])
 
 
-def test_a_job_passes_sigterm_on_and_fails_with_the_last_words():
-    before = signal.getsignal(signal.SIGTERM)
-    thread = interrupt_when(Path("session"), signal.SIGTERM)
-    try:
-        with pytest.raises(RuntimeError, match="exit status 143"):
-            sweep.Job(real("run", RUN).command, "job.log")()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        thread.join()
+@pytest.fixture
+def signal_job():
+    """Send signals as Slurm does, to the job's process and to its command alike; handlers are put back."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
+    threads = []
+
+    def send(number: signal.Signals) -> None:
+        def later():
+            wait_for(Path("session").exists, 20, "the command's start")
+            time.sleep(0.1)
+            os.kill(int(Path("pid").read_text()), number)
+            os.kill(os.getpid(), number)
+
+        threads.append(threading.Thread(target=later))
+        threads[0].start()
+
+    yield send
+    threads[0].join()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_cancelled_job_writes_its_checkpoint_and_fails_with_the_last_words(signal_job):
+    signal.signal(signal.SIGTERM, lambda *_: None)  # submitit only logs it
+    signal_job(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="exit status 143"):
+        sweep.Job(real("run", RUN).command, "job.log")()
     assert Path("checkpoint").read_text() == "whole" and Path("heard").read_text() == "SIGTERM\n"
+
+
+def test_a_job_at_its_time_limit_writes_its_checkpoint_and_is_queued_again(signal_job, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", types.ModuleType("submitit"))
+    monkeypatch.setitem(sys.modules, "submitit.helpers", types.SimpleNamespace(DelayedSubmission=lambda job: job))
+    job = sweep.Job(real("run", RUN).command, "job.log")
+
+    def queue_again(*_):  # what submitit's handler does
+        again = job.checkpoint()
+        assert Path("checkpoint").read_text() == "whole" and again.command == job.command and again.child is None
+        sys.exit(1)
+
+    signal.signal(signal.SIGUSR2, queue_again)
+    signal_job(signal.SIGUSR2)
+    with pytest.raises(SystemExit):
+        job()
+    assert Path("heard").read_text() == "SIGTERM\n"
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -442,3 +481,78 @@ def test_status_knows_pueues_queue(fake_pueue, capsys):
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:-1]]
     assert [row[0] for row in rows] == ["failed", "running", "queued", "stashed"]
     assert "Failed" in rows[0][-1]
+
+
+# --- a real Slurm node, when asked for -------------------------------------------------------------------------------
+
+
+def slurm_missing() -> str:
+    """Why the test on a real node cannot run here; empty where it can."""
+    if not os.environ.get("SLURM_TEST"):
+        return "set SLURM_TEST=1 to start a Slurm node on this machine (a few minutes)"
+    if lacking := [name for name in ("sbatch", "srun") if not shutil.which(name)]:
+        return f"{lacking[0]} is not installed: apt-get install slurm-wlm munge"
+    return "" if importlib.util.find_spec("submitit") else "submitit is not installed: uv pip install submitit"
+
+
+@pytest.fixture
+def slurm_node(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("node")
+    node = [str(REPO / "tests/slurm_node.sh")]
+    subprocess.run([*node, "start", folder], check=True, timeout=90)
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    yield
+    subprocess.run([*node, "stop", folder], check=True, timeout=90)
+
+
+def wait_for(condition, seconds: float, what: str):
+    """The first true value of `condition()`."""
+    end = time.time() + seconds
+    while time.time() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"{what} did not happen within {seconds} s")
+
+
+def step_rows(name: str) -> list[int]:
+    return [int(row["step"]) for row in sweep.table(Path("outputs/tiny") / name / "steps.tsv")]
+
+
+@pytest.mark.skipif(bool(slurm_missing()), reason=slurm_missing())
+def test_a_slurm_node_runs_a_sweep_through_a_kill_and_a_requeue(slurm_node, model_dir, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    steps, killed, requeued = 40, "vanilla_s0", "projected_s0"
+    runs = ["vanilla_s0", "projected_s0", "vanilla_s1", "projected_s1"]
+    flags = {"model": model_dir, "svd-cache": Path("svd").resolve(), "pairs": "default", "n-eval": 2,
+             "problems": REPO / "tests/data/smoke_problems.jsonl", "eval-samples": 2, "eval-every": 20, "steps": steps,
+             "prompts": 2, "group": 8, "max-new": 16, "checkpoint-every": 1, "workers": 1}  # fmt: skip
+    command = [sys.executable, REPO / "sweep.py", "--arms", "vanilla", "projected", "--seeds", "0", "1", "--submit",
+               "slurm", "--slurm.cpus", "1", "--slurm.minutes", "30", "--",
+               *(word for k, v in flags.items() for word in (f"--{k}", v))]  # fmt: skip
+
+    def submit() -> str:
+        return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, timeout=120).stderr
+
+    def log(name: str) -> str:
+        return Path(f"outputs/tiny/logs/{name}.log").read_text()
+
+    submit()
+    ids = {name.removeprefix("tiny_"): number for name, (number, _) in sweep.slurm_queue().items()}
+    assert sorted(ids) == sorted([*runs, "svd", "extract_default", "verify_default"])
+    wait_for(lambda: len(step_rows(killed)) >= 3, 300, "the third step of the run to kill")
+    subprocess.run(["scancel", "--signal=KILL", ids[killed]], check=True)
+    wait_for(lambda: len(step_rows(requeued)) >= 3, 120, "the third step of the run to requeue")
+    subprocess.run(["scancel", "--signal=USR2", ids[requeued]], check=True)  # as before a time limit
+    wait_for(lambda: not sweep.slurm_queue(), 400, "the end of the queue")
+    assert [Path(f"outputs/tiny/{name}/summary.json").exists() for name in runs] == [False, True, True, True]
+    lost = len(step_rows(killed))
+    assert 3 <= lost < steps
+    assert "stopped at step" in log(requeued) and "resuming outputs/tiny/projected_s0" in log(requeued)
+
+    said = submit()
+    assert said.count(": job ") == 1 and f"tiny/{killed}: job " in said
+    wait_for(lambda: not sweep.slurm_queue(), 200, "the end of the resubmitted run")
+    assert f"resuming outputs/tiny/{killed}" in log(killed)
+    for name in runs:
+        assert Path(f"outputs/tiny/{name}/summary.json").exists() and step_rows(name) == list(range(steps)), name
