@@ -469,10 +469,13 @@ def slurm_parameters(slurm: Slurm, task: Task, after: list[str]) -> dict:
 
 def slurm_queue() -> dict[str, tuple[str, str]]:
     """{job name: (id, state)} of the jobs submitted from this folder. Raises UserError without an answer."""
-    ended = subprocess.run(["squeue", "-h", "-o", "%i|%T|%j|%Z"], capture_output=True, text=True)
-    if ended.returncode:
-        said = (ended.stderr.strip() or "no message").splitlines()[0]
-        raise UserError(f"squeue failed ({said}): submit where the cluster answers")
+    try:
+        ended = subprocess.run(["squeue", "-h", "-o", "%i|%T|%j|%Z"], capture_output=True, text=True, timeout=30)
+        said = ended.stderr.strip() or "no message"
+    except subprocess.TimeoutExpired:
+        ended, said = None, "no answer in 30 s"
+    if ended is None or ended.returncode:
+        raise UserError(f"squeue failed ({said.splitlines()[0]}): submit where the cluster answers")
     rows = [line.split("|", 3) for line in ended.stdout.splitlines()]
     return {name: (number, state) for number, state, name, folder in rows if Path(folder) == Path.cwd()}
 
@@ -580,7 +583,7 @@ def queue_states() -> dict[str, str]:
             try:
                 out |= {name: state for name, (_, state) in read().items()}
             except (UserError, ValueError, KeyError) as error:
-                logger.warning(f"{program} does not answer: {error}")
+                logger.warning(f"the queue is left out: {error}")
     return out
 
 

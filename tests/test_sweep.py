@@ -519,11 +519,27 @@ def step_rows(name: str) -> list[int]:
     return [int(row["step"]) for row in sweep.table(Path("outputs/tiny") / name / "steps.tsv")]
 
 
+def run_process(arm: str, seed: int) -> int:
+    """Process id of the training run that this test's folder started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, folder = (entry / "cmdline").read_text().split("\0"), (entry / "cwd").resolve()
+        except OSError:
+            continue
+        if (
+            folder == Path.cwd()
+            and words[1:2] == [str(REPO / "train.py")]
+            and words[4:8] == ["--arm", arm, "--seed", str(seed)]
+        ):
+            return int(entry.name)
+    return 0
+
+
 @pytest.mark.skipif(bool(slurm_missing()), reason=slurm_missing())
 def test_a_slurm_node_runs_a_sweep_through_a_kill_and_a_requeue(slurm_node, model_dir, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    steps, killed, requeued = 40, "vanilla_s0", "projected_s0"
-    runs = ["vanilla_s0", "projected_s0", "vanilla_s1", "projected_s1"]
+    steps, killed, requeued, cancelled = 40, "vanilla_s0", "projected_s0", "vanilla_s1"
+    runs = [killed, requeued, cancelled, "projected_s1"]
     flags = {"model": model_dir, "svd-cache": Path("svd").resolve(), "pairs": "default", "n-eval": 2,
              "problems": REPO / "tests/data/smoke_problems.jsonl", "eval-samples": 2, "eval-every": 20, "steps": steps,
              "prompts": 2, "group": 8, "max-new": 16, "checkpoint-every": 1, "workers": 1}  # fmt: skip
@@ -541,18 +557,21 @@ def test_a_slurm_node_runs_a_sweep_through_a_kill_and_a_requeue(slurm_node, mode
     ids = {name.removeprefix("tiny_"): number for name, (number, _) in sweep.slurm_queue().items()}
     assert sorted(ids) == sorted([*runs, "svd", "extract_default", "verify_default"])
     wait_for(lambda: len(step_rows(killed)) >= 3, 300, "the third step of the run to kill")
-    subprocess.run(["scancel", "--signal=KILL", ids[killed]], check=True)
+    os.kill(run_process("vanilla", 0), signal.SIGKILL)
     wait_for(lambda: len(step_rows(requeued)) >= 3, 120, "the third step of the run to requeue")
     subprocess.run(["scancel", "--signal=USR2", ids[requeued]], check=True)  # as before a time limit
+    wait_for(lambda: len(step_rows(cancelled)) >= 3, 120, "the third step of the run to cancel")
+    subprocess.run(["scancel", ids[cancelled]], check=True)
     wait_for(lambda: not sweep.slurm_queue(), 400, "the end of the queue")
-    assert [Path(f"outputs/tiny/{name}/summary.json").exists() for name in runs] == [False, True, True, True]
-    lost = len(step_rows(killed))
-    assert 3 <= lost < steps
-    assert "stopped at step" in log(requeued) and "resuming outputs/tiny/projected_s0" in log(requeued)
+    assert [Path(f"outputs/tiny/{name}/summary.json").exists() for name in runs] == [False, True, False, True]
+    assert "sweep: exit status -9" in log(killed)
+    assert "stopped at step" in log(cancelled) and "stopped at step" in log(requeued)
+    assert f"resuming outputs/tiny/{requeued}" in log(requeued)
 
     said = submit()
-    assert said.count(": job ") == 1 and f"tiny/{killed}: job " in said
-    wait_for(lambda: not sweep.slurm_queue(), 200, "the end of the resubmitted run")
-    assert f"resuming outputs/tiny/{killed}" in log(killed)
+    assert [name for name in runs if f"tiny/{name}: job " in said] == [killed, cancelled] and said.count(": job ") == 2
+    wait_for(lambda: not sweep.slurm_queue(), 200, "the end of the resubmitted runs")
+    for name in (killed, cancelled):
+        assert f"resuming outputs/tiny/{name}" in log(name)
     for name in runs:
         assert Path(f"outputs/tiny/{name}/summary.json").exists() and step_rows(name) == list(range(steps)), name
