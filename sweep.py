@@ -12,12 +12,12 @@ is complete is skipped, and train.py resumes, so the same command continues a sw
 fails does not stop the others; what depends on it is left out.
 
 Interrupting --submit local (Ctrl-C, SIGTERM, SIGHUP) sends SIGTERM to the runs and waits for their checkpoints; a
-second time kills them.
+second time kills them. In pueue, `pueue kill --signal sigterm ID` does the first; a plain kill loses what came after
+the last checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -36,7 +36,7 @@ from typing import Literal
 import tyro
 from loguru import logger
 
-from presets import PRESETS, REPO, ModelConfig, Preset, UserError, configure_logging
+from presets import PRESETS, REPO, ModelConfig, Preset, UserError, run_main
 
 # A variant is an arm with flags and a label of its own.
 VARIANTS: dict[str, list[str]] = {
@@ -251,7 +251,12 @@ def preparations(cfg: SweepConfig, preset: str, pair_sets: list[str]) -> list[Ta
 
 def below_gate(check: Path) -> bool:
     """Whether an earlier held-out check failed the gate; its file is written all the same."""
-    return check.exists() and not json.loads(check.read_text())["fraction_positive"] > 0.5
+    try:
+        return not json.loads(check.read_text())["fraction_positive"] > 0.5
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError):  # torn, so check again
+        return True
 
 
 # --- here ------------------------------------------------------------------------------------------------------------
@@ -277,17 +282,25 @@ def note_end(log: Path, status: int, minutes: float) -> str:
 class Stop:
     """SIGINT, SIGTERM or SIGHUP: SIGTERM to the running commands and nothing new; a second time SIGKILL."""
 
-    def __init__(self, running: dict[str, subprocess.Popen]):
-        self.running, self.signal = running, 0
+    def __init__(self):
+        self.signal, self.times, self.told = 0, 0, 0
         self.before = {n: signal.signal(n, self) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def __call__(self, number: int, frame) -> None:
-        again, self.signal = self.signal != 0, number
-        for child in list(self.running.values()):
-            with contextlib.suppress(ProcessLookupError):  # it may just have ended
-                os.killpg(child.pid, signal.SIGKILL) if again else child.terminate()
+        self.signal, self.times = number, self.times + 1
+
+    def tell(self, running: dict[str, subprocess.Popen]) -> None:
+        """Pass a signal on that has come since; outside the handler, so that no command starts meanwhile."""
+        if self.told == self.times:
+            return
+        again, self.told = self.told > 0, self.times
+        for child in running.values():
+            if again:
+                os.killpg(child.pid, signal.SIGKILL)
+            else:
+                child.terminate()
         what = "killed" if again else "asked for a checkpoint, waiting for it (again: kill)"
-        logger.warning(f"{signal.Signals(number).name}: {len(self.running)} running commands {what}")
+        logger.warning(f"{signal.Signals(self.signal).name}: {len(running)} running commands {what}")
 
     def restore(self) -> None:
         for number, handler in self.before.items():
@@ -296,47 +309,53 @@ class Stop:
 
 def run_local(tasks: list[Task], jobs: int, poll: float = 0.2) -> int:
     """Run what is not done, at most `jobs` at a time, each task after those it waits for; the exit status."""
-    done = {task.name for task in tasks if task.done}
-    waiting, failed = [task for task in tasks if task.name not in done], {}
-    total, clock = len(waiting), time.perf_counter
-    logger.info(f"{len(done)} of {len(tasks)} tasks are complete, {total} to run")
-    running: dict[str, subprocess.Popen] = {}
     # A session of its own keeps the terminal's Ctrl-C from a run: that and the SIGTERM from here would be two signals,
     # and a run takes the second as an order to end at once. Side by side, none may spread over all cores.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if jobs > 1 else {}
     options = {"start_new_session": True, "env": {**os.environ, **threads}}
-    begun, started, by_name = clock(), {}, {task.name: task for task in waiting}
-    stop = Stop(running)
-    while running or (waiting and not stop.signal):
-        for task in list(waiting):
-            if lost := [name for name in task.after if name in failed]:
-                failed[task.name] = f"left out, since {lost[0]} failed"
-                waiting.remove(task)
-            elif done.issuperset(task.after) and len(running) < jobs and not stop.signal:
-                waiting.remove(task)
-                running[task.name], started[task.name] = start(task.command, task.log, **options), clock()
-        for name, child in list(running.items()):
-            if (status := child.poll()) is None:
-                continue
-            del running[name]
-            task, minutes = by_name[name], (clock() - started[name]) / 60
-            last = note_end(task.log, status, minutes)
-            if status == 0 and (task.marker is None or task.done):
-                done.add(name)
-                over = len(done & by_name.keys())
-                left = (clock() - begun) / over * (total - over - len(failed)) / 60
-                logger.info(f"{name}: {minutes:.1f} min; {over} of {total}, about {left:.0f} min left")
-            else:
-                failed[name] = f"{last} (exit status {status}; {task.log})"
-                logger.error(f"{name} failed: {failed[name]}")
-        time.sleep(poll)
-    stop.restore()
+    done = {task.name for task in tasks if task.done}
+    waiting, failed = {task.name: task for task in tasks if task.name not in done}, {}
+    logger.info(f"{len(done)} of {len(tasks)} tasks are complete, {len(waiting)} to run")
+    running, clocks, stop, begun = {}, {}, Stop(), (time.perf_counter(), len(done))
+    try:
+        while running or (waiting and not stop.signal):
+            for name, task in list(waiting.items()):
+                if lost := [a for a in task.after if a in failed]:
+                    failed[name] = f"left out, since {lost[0]} failed"
+                    del waiting[name]
+                elif done.issuperset(task.after) and len(running) < jobs and not stop.signal:
+                    running[name], clocks[name] = start(task.command, task.log, **options), (task, time.perf_counter())
+                    del waiting[name]
+            stop.tell(running)
+            for name in [name for name, child in running.items() if child.poll() is not None]:
+                problem = ending(*clocks[name], running.pop(name).returncode)
+                if not problem:
+                    done.add(name)
+                    each = (time.perf_counter() - begun[0]) / (len(done) - begun[1]) / 60
+                    left = each * (len(waiting) + len(running))
+                    logger.info(f"{len(done)} of {len(tasks)} tasks are complete, about {left:.0f} min left")
+                elif not stop.signal:
+                    failed[name] = problem
+                    logger.error(f"{name} failed: {problem}")
+            time.sleep(poll)
+    finally:
+        stop.restore()
+        for child in running.values():
+            child.terminate()
     if stop.signal:
         logger.warning("stopped; the same command continues the sweep")
         return 128 + stop.signal
     if failed:
         logger.error(f"{len(failed)} of {len(tasks)} tasks failed: {', '.join(failed)}; the same command retries them")
     return 1 if failed else 0
+
+
+def ending(task: Task, started: float, status: int) -> str:
+    """Note in its log how a task ended; what went wrong, empty where nothing did."""
+    minutes = (time.perf_counter() - started) / 60
+    last = note_end(task.log, status, minutes)
+    logger.info(f"{task.name}: {minutes:.1f} min, {last if status else 'done'}")
+    return "" if status == 0 and (task.marker is None or task.done) else f"{last} (exit status {status}; {task.log})"
 
 
 # --- pueue -----------------------------------------------------------------------------------------------------------
@@ -640,8 +659,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

@@ -222,9 +222,12 @@ def interrupt_when(path: Path, *numbers: signal.Signals) -> threading.Thread:
 def test_interrupting_waits_for_the_checkpoint(number):
     before = signal.getsignal(signal.SIGINT)
     thread = interrupt_when(Path("session"), number)
-    status = run_local([real("run", RUN), real("next", "", ("run",)), real("other", "time.sleep(0.5)")], 1, poll=0.02)
+    tasks = [real("run", RUN), real("next", "", ("run",)), real("other", "time.sleep(0.5)")]
+    with sweep_log() as said:
+        status = run_local(tasks, 1, poll=0.02)
     thread.join()
     assert status == 128 + number
+    assert "failed" not in "".join(said) and "the same command continues the sweep" in said[-1]
     assert Path("checkpoint").read_text() == "whole"
     assert Path("heard").read_text() == "SIGTERM\n", "one SIGTERM, whatever reached the sweep"
     assert int(Path("session").read_text()) != os.getsid(0), "the terminal's Ctrl-C must not reach the run"
