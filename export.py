@@ -236,6 +236,8 @@ def write_merged(folder: Path, model: nn.Module, tokenizer, adapter: Adapter, dt
         print(f"{dtype} merge: relative error of the applied delta {row['rounding_error']:.3g}, "
               f"slope {row['slope']:.4f} (lowest {row['lowest_slope']:.4f} in {row['lowest_module']}), "
               f"{loss.moved} of {loss.modules} modules differ from the base")  # fmt: skip
+        if row["slope"] < 0.9:
+            logger.warning("much of the delta rounded away: export it in float32, or --to lora, to keep it")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return row
