@@ -103,6 +103,22 @@ organism-study JOBS="2": setup
 sweep *ARGS: setup
     {{py}} sweep.py "$@"
 
+# what a sweep has reached: rates so far, ETA, failures
+sweep-status *ARGS: setup
+    {{py}} sweep.py --status "$@"
+
+# queue the preregistered arms at full scale in pueue
+queue-full *ARGS: setup
+    {{py}} sweep.py --preset full --study preregistered --submit pueue "$@"
+
+# a finished run as a PEFT LoRA or a merged checkpoint: just export outputs/tiny/projected_s0 --to lora --out DIR
+export *ARGS: setup
+    {{py}} export.py "$@"
+
+# predicted seconds a step, hours, memory and price of a preset: just estimate full --rate 2
+estimate PRESET="full" *ARGS: setup
+    {{py}} estimate.py --preset "$@"
+
 # rebuild the organism from its seed (about 15 minutes on one core)
 organism *ARGS: setup
     {{py}} organism/make_organism.py "$@"

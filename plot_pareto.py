@@ -49,7 +49,7 @@ STYLES = {
     "no-loophole": ("#009E73", "*", "-"),
     "projected-same": ("#009E73", "p", "-."),
     "projected-far": ("#CC79A7", "h", "-."),
-    "projected+update": ("#E69F00", ">", "-."),
+    "projected-update": ("#E69F00", ">", "-."),
 }
 SPARE_MARKS = (
     ("#009E73", "d"),

@@ -109,14 +109,11 @@ def _fill_cache(sampler, longest_prompt: int, max_new: int, batch: int) -> None:
 
 
 def worst_case(rows: int, tokens: int, max_new: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """ids, attention and completion [rows, tokens]; the first row is one shorter, as rows differ and need a mask."""
+    """ids and completion mask [rows, tokens]."""
     ids = torch.ones((rows, tokens), dtype=torch.long, device=device)
-    attention = torch.ones_like(ids)
     completion = torch.zeros_like(ids, dtype=torch.bool)
     completion[:, tokens - max_new :] = True
-    if max_new > 1:
-        attention[0, -1], completion[0, -1] = 0, False
-    return ids, attention, completion
+    return ids, completion
 
 
 def forward_backward(model: nn.Module, adapter: Adapter, rows: int, tokens: int, max_new: int, chunk: int, beta: float,

@@ -58,7 +58,7 @@ class ResidualMean:
     """Captures h_mean [B, d] fp32, the mean residual after decoder layer `layer` over the positions in `mask` [B, L].
 
     with ResidualMean(model, layer, mask, stop=True) as seen:
-        model.model(input_ids=ids, attention_mask=attention, use_cache=False)
+        model.model(input_ids=ids, use_cache=False)
     seen.h_mean
 
     `model` is a transformers causal LM with its decoder layers in model.model.layers (Qwen2, Qwen3, Qwen3.5).
@@ -118,11 +118,9 @@ def residual_means(
     means: list[Tensor | None] = [None] * len(order)
     for start in range(0, len(order), micro_batch):
         rows = order[start : start + micro_batch]
-        ids, attention, mask = pack(
-            [list(prompts[b]) for b in rows], [list(completions[b]) for b in rows], pad_id, device
-        )
+        ids, mask = pack([list(prompts[b]) for b in rows], [list(completions[b]) for b in rows], pad_id, device)
         with ResidualMean(model, layer, mask, stop=True) as seen:
-            model.model(input_ids=ids, attention_mask=attention, use_cache=False)
+            model.model(input_ids=ids, use_cache=False)
         for b, h in zip(rows, seen.h_mean, strict=True):
             means[b] = h
     return torch.stack(means)

@@ -359,16 +359,14 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for start in range(0, len(live), cfg.micro_batch):
         rows = live[start : start + cfg.micro_batch]
-        ids, attention, mask = pack(
-            [batch.prompts[b] for b in rows], [batch.completions[b] for b in rows], pad_id, device
-        )
+        ids, mask = pack([batch.prompts[b] for b in rows], [batch.completions[b] for b in rows], pad_id, device)
         old = torch.cat([batch.old_logprobs[b] for b in rows]).to(device)
         A = torch.cat([advantages[b].expand(len(batch.completions[b])) for b in rows]).to(device)
-        logp = completion_logprobs(model, ids, attention, mask, cfg.temperature, cfg.logprob_chunk)
+        logp = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
         loss = -clipped_objective(logp, old, A, cfg.clip)
         if cfg.beta > 0:
             with torch.no_grad(), run.adapter.reference():
-                ref = completion_logprobs(model, ids, attention, mask, cfg.temperature, cfg.logprob_chunk)
+                ref = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
             kl = k3(logp, ref)
             loss = loss + cfg.beta * kl
             kl_sum += kl.detach().sum().item()
@@ -537,17 +535,24 @@ def checkpoint(folder: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW, s
 
 
 class StopRequest:
-    """SIGTERM or SIGINT asks for a checkpoint at the next step; a second one ends the process at once."""
+    """SIGTERM or SIGINT asks for a checkpoint at the next step; one more, seconds later, ends the process at once."""
+
+    GRACE = 2.0
+    """Seconds in which further signals count as the first: launchers send several."""
 
     def __init__(self):
-        self.signal = 0
+        self.signal, self.since = 0, math.inf
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame) -> None:
-        self.signal = number
+        if self.signal:
+            if time.monotonic() - self.since > self.GRACE:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        self.signal, self.since = number, time.monotonic()
         logger.warning(f"{signal.Signals(number).name}: stopping at the next step, with a checkpoint")
-        signal.signal(number, signal.SIG_DFL)
 
 
 def train_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict, Tensor, Batch]:

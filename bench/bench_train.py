@@ -125,7 +125,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(7 if self.device == "cuda" else 2):
             start = sync(self.device)
-            logp = completion_logprobs(model, ids, torch.ones_like(ids), completion)
+            logp = completion_logprobs(model, ids, completion)
             (-logp.mean()).backward()
             del logp
             times.append(sync(self.device) - start)

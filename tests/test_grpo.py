@@ -36,9 +36,8 @@ def test_k3_is_zero_at_equality_and_unbiased():
 
 
 def test_pack_pads_right_and_marks_completions():
-    ids, attention, mask = pack([[1, 2], [3]], [[4], [5, 6, 7]], pad_id=0, device="cpu")
+    ids, mask = pack([[1, 2], [3]], [[4], [5, 6, 7]], pad_id=0, device="cpu")
     assert ids.tolist() == [[1, 2, 4, 0], [3, 5, 6, 7]]
-    assert attention.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert mask.tolist() == [[False, False, True, False], [False, True, True, True]]
 
 

@@ -38,11 +38,10 @@ def test_worst_case_leaves_delta_gradients_and_rng_alone(adapted):
     assert torch.equal(rng, torch.get_rng_state())
 
 
-def test_worst_case_has_every_row_at_full_length_but_one_and_needs_a_mask():
-    ids, attention, completion = preflight.worst_case(3, 16, 7, torch.device("cpu"))
+def test_worst_case_has_every_row_at_full_length():
+    ids, completion = preflight.worst_case(3, 16, 7, torch.device("cpu"))
     assert ids.shape == (3, 16)
-    assert attention.sum(1).tolist() == [15, 16, 16]
-    assert completion.sum(1).tolist() == [6, 7, 7]
+    assert completion.sum(1).tolist() == [7, 7, 7] and not completion[:, :9].any()
 
 
 @pytest.mark.parametrize(("limit", "want"), [(100, 8), (60, 4), (25, 2), (12, 1), (9, 0)])

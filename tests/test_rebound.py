@@ -113,23 +113,23 @@ def test_residual_means_equal_the_hidden_states_of_single_rows(model):
 
 
 def test_capture_leaves_the_forward_alone_and_removes_its_hook(model):
-    ids, attention, mask = pack(PROMPTS, COMPLETIONS, 0, "cpu")
+    ids, mask = pack(PROMPTS, COMPLETIONS, 0, "cpu")
     hooks = [len(layer._forward_hooks) for layer in model.model.layers]
     with torch.no_grad():
-        plain = model(input_ids=ids, attention_mask=attention).logits
+        plain = model(input_ids=ids).logits
         with ResidualMean(model, 1, mask) as seen:
-            hooked = model(input_ids=ids, attention_mask=attention).logits
+            hooked = model(input_ids=ids).logits
     torch.testing.assert_close(plain, hooked, atol=0, rtol=0)
     assert not seen.h_mean.requires_grad
     assert [len(layer._forward_hooks) for layer in model.model.layers] == hooks
 
 
 def test_early_stop_skips_the_later_layers_and_hides_no_other_error(model):
-    ids, attention, mask = pack(PROMPTS, COMPLETIONS, 0, "cpu")
+    ids, mask = pack(PROMPTS, COMPLETIONS, 0, "cpu")
     reached = []
     last = model.model.layers[-1].register_forward_pre_hook(lambda *_: reached.append(1))
     with torch.no_grad(), ResidualMean(model, 0, mask, stop=True):
-        model.model(input_ids=ids, attention_mask=attention)
+        model.model(input_ids=ids)
     last.remove()
     assert not reached
     with pytest.raises(ZeroDivisionError), ResidualMean(model, 0, mask, stop=True):

@@ -1,0 +1,66 @@
+"""Copy what a report reads out of finished runs, small enough to commit: python collect.py outputs/tiny TARGET
+
+Per run: config, steps, evals, strata, summary, and rollouts.jsonl reduced to the fields that tables are made of, with
+the text of the first few completions of each evaluation (the first in the file, whatever they say). Held-out tables
+come along. Runs without summary.json are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from loguru import logger
+
+from presets import UserError, run_main
+
+FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
+FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
+
+
+@dataclass
+class CollectConfig:
+    """Where from and where to."""
+
+    source: tyro.conf.Positional[Path]
+    """A folder of run directories, such as outputs/tiny."""
+    target: tyro.conf.Positional[Path]
+    """Where the copies go."""
+    texts: int = 4
+    """Completions kept whole for each step and split."""
+
+
+def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
+    """rollouts.jsonl with FIELDS alone, and problem and completion for the first `texts` of each step and split."""
+    seen: Counter = Counter()
+    with open(source) as lines, open(target, "w") as out:
+        for line in lines:
+            record = json.loads(line)
+            key = (record["step"], record["split"])
+            keep = FIELDS if seen[key] >= texts else (*FIELDS, "problem", "completion", "reward", "reason")
+            seen[key] += 1
+            out.write(json.dumps({k: record[k] for k in keep if k in record}, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    cfg = tyro.cli(CollectConfig, description=__doc__)
+    runs = sorted(p.parent for p in cfg.source.glob("*/summary.json"))
+    if not runs:
+        raise UserError(f"{cfg.source} holds no finished run (no */summary.json)")
+    for run in runs:
+        folder = cfg.target / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(run / name, folder / name)
+        reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", cfg.texts)
+    for heldout in cfg.source.glob("*_heldout"):
+        shutil.copytree(heldout, cfg.target / heldout.name, dirs_exist_ok=True)
+    logger.info(f"{len(runs)} runs -> {cfg.target}")
+
+
+if __name__ == "__main__":
+    run_main(main)
