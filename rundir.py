@@ -7,6 +7,7 @@ are cut back on resume to the length that the checkpoint recorded, so that no ro
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -145,6 +146,7 @@ class RunDir:
         if fresh and self.path.exists():
             self._move_aside()
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         self._claim(config)
         self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True)
         self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False)
@@ -156,6 +158,14 @@ class RunDir:
     def appended(self) -> list[Path]:
         """The append-only files."""
         return [self.steps.path, self.evals.path, self.strata.path, self.rollouts, self.modules]
+
+    def _lock(self) -> None:
+        """One writer a run: the lock goes with the process, however that ends."""
+        self._held = open(self.path / ".lock", "a")  # noqa: SIM115 (held for the life of the run)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.path} is being written by another process: wait for it, or pass --out") from error
 
     def _move_aside(self) -> None:
         for n in range(1, 10_000):

@@ -608,7 +608,11 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
             run.v_hack = hack_directions(cfg, run.model, run.tokenizer, adapter, refresh=True)[0]
 
-        row, modules, batch = train_step(run, optimiser, step)
+        try:
+            row, modules, batch = train_step(run, optimiser, step)
+        except FloatingPointError as error:
+            raise UserError(f"stopped at {error}; {folder.path} keeps the last good checkpoint: lower --lr, and pass "
+                            "--fresh or --out to start anew") from error  # fmt: skip
         folder.steps.write(row | {"eta": eta(started, step + 1 - first, cfg.steps - step - 1)})
         folder.add_modules(list(adapter.modules), modules)
         if step % cfg.eval_every == 0:

@@ -1,5 +1,6 @@
 """The real loop on a random model: every arm runs, resume is exact, evaluation disturbs nothing, errors are clear."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -131,6 +132,32 @@ def test_another_configuration_in_the_same_place_is_refused_by_field(base, tmp_p
         run(monkeypatch, [*base, "--steps", "1", "--lr", "0.5"], out)
     run(monkeypatch, [*base, "--steps", "1", "--lr", "0.5", "--fresh"], out)
     assert (tmp_path / "run.old1/summary.json").exists()
+
+
+def test_a_run_has_one_writer(base, tmp_path, monkeypatch):
+    flags = [*base, "--steps", "2"]
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="written by another process"):
+            run(monkeypatch, flags, tmp_path / "run")
+    run(monkeypatch, flags, tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(base, tmp_path, monkeypatch):
+    real = train.backward
+
+    def poisoned(state, batch):
+        result = real(state, batch)
+        if (tmp_path / "run/checkpoint.json").exists():
+            next(iter(state.adapter.delta().values())).grad[0] = float("nan")
+        return result
+
+    monkeypatch.setattr(train, "backward", poisoned)
+    with pytest.raises(UserError, match=r"q_proj.delta_S is not finite; .* keeps the last good checkpoint"):
+        run(monkeypatch, [*base, "--arm", "vanilla"], tmp_path / "run")
+    assert json.loads((tmp_path / "run/checkpoint.json").read_text())["step"] == 1
+    assert not (tmp_path / "run/summary.json").exists()
 
 
 def test_projecting_the_update_leaves_no_hackward_update(base, tmp_path, monkeypatch):
