@@ -36,6 +36,7 @@ RESUMABLE = {
     "micro_batch",
     "engine",
 }
+PROVENANCE = {"argv", "packages", "sandbox", "hardware", "git_commit", "git_diff_sha"}
 
 
 @dataclasses.dataclass
@@ -183,20 +184,11 @@ class RunDir:
             before = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
-        keys = [
-            k
-            for k in config
-            if k not in RESUMABLE and k not in ("argv", "packages", "hardware", "git_commit", "git_diff_sha")
-        ]
+        keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
         if differ := [k for k in keys if before.get(k) != config[k]]:
             what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
             raise UserError(f"{self.path} holds a run with another configuration: {what}; "
                             "pass --out elsewhere, or --fresh to move it aside")  # fmt: skip
-
-    @property
-    def complete(self) -> bool:
-        """summary.json is written last."""
-        return (self.path / "summary.json").exists()
 
     def add_rollouts(self, records: list[dict]) -> None:
         with open(self.rollouts, "a") as f:

@@ -505,15 +505,17 @@ def hack_directions(cfg: Config, model, tokenizer, adapter: Adapter, refresh: bo
     return {n: v[n].to(p.device) for n, p in adapter.delta().items()}, file_sha256(path)
 
 
-def resume(folder: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW) -> tuple[int, dict]:
-    """(first step, carried state): delta_S and AdamW's moments back from the last checkpoint, if there is one."""
+def resume(run: Run, folder: RunDir, optimiser: torch.optim.AdamW) -> tuple[int, dict]:
+    """(first step, carried state): delta_S, AdamW's moments and a refreshed v_hack back from the last checkpoint."""
     found = folder.load_checkpoint()
     if found is None:
         return 0, {"since": [], "seconds": 0.0, "eval": None}
     tensors, state = found
     with torch.no_grad():
-        for name, p in adapter.delta().items():
+        for name, p in run.adapter.delta().items():
             p.copy_(tensors[f"delta_S.{name}"])
+            if f"v_hack.{name}" in tensors:
+                run.v_hack[name] = tensors[f"v_hack.{name}"].to(p.device)
             if f"exp_avg.{name}" in tensors:
                 optimiser.state[p] = {"step": torch.tensor(float(state["adam_step"])),
                                       "exp_avg": tensors[f"exp_avg.{name}"].to(p.device),
@@ -522,10 +524,12 @@ def resume(folder: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW) -> tu
     return state["step"], state["carried"]
 
 
-def checkpoint(folder: RunDir, adapter: Adapter, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
-    """delta_S, AdamW's moments and the data cursor (the step); there is no RNG state to keep."""
+def checkpoint(run: Run, folder: RunDir, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
+    """delta_S, AdamW's moments, v_hack where it is refreshed, the data cursor (the step); there is no RNG state."""
     tensors, adam_step = {}, 0
-    for name, p in adapter.delta().items():
+    for name, p in run.adapter.delta().items():
+        if run.cfg.refresh_every:
+            tensors[f"v_hack.{name}"] = run.v_hack[name].cpu()
         tensors[f"delta_S.{name}"] = p.detach().cpu()
         if state := optimiser.state.get(p):
             adam_step = int(state["step"])
@@ -581,7 +585,7 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     )
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
-    first, carried = resume(folder, adapter, optimiser)
+    first, carried = resume(run, folder, optimiser)
     print(folder.steps.header())
     bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, disable=None, file=sys.stderr)
     stop, started, seconds_before = StopRequest(), time.perf_counter(), carried["seconds"]
@@ -599,7 +603,7 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
             logger.info(f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
         carried["seconds"] = seconds_before + time.perf_counter() - started
         if step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or stop.signal):
-            checkpoint(folder, adapter, optimiser, step, carried)
+            checkpoint(run, folder, optimiser, step, carried)
         if stop.signal:
             logger.info(f"stopped at step {step}; the same command continues it")
             sys.exit(128 + stop.signal)
@@ -672,7 +676,7 @@ def main() -> None:
     with Grader(workers=cfg.workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
         model, tokenizer, adapter = load_model(cfg, device)
         v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
-        config = {**dataclasses.asdict(cfg), "isolation": grader.isolation, "v_hack_sha256": v_sha,
+        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
                   "weights_sha256": adapter.weights_sha256, **provenance()}  # fmt: skip
         folder = RunDir(path, config, cfg.fresh)
         if cfg.grad_checkpoint:

@@ -74,8 +74,12 @@ def test_column_names_fit_their_tab_stops():
     assert all(len(c.name) <= 7 and c.legend for c in STEP_COLUMNS)
 
 
-@pytest.mark.parametrize("arm", ["projected", "rebound"])
+@pytest.mark.parametrize("arm", ["projected", "rebound", "refreshed"])
 def test_an_interrupted_run_resumes_to_the_same_numbers(arm, base, tmp_path, monkeypatch):
+    if arm == "refreshed":
+        few = [p for p in load_pairs() if not p.held_out][:4]
+        monkeypatch.setattr(train, "load_pairs", lambda name: few)
+        arm, base = "projected", [*base, "--refresh-every", "2"]
     whole = run(monkeypatch, [*base, "--arm", arm], tmp_path / "whole")
     real = train.train_step
 
