@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 from loguru import logger
-from pairs import load_pairs
 from torch import Tensor
 
 from extract_vhack_grad import file_sha256, load_v_hack, pair_differences
+from pairs import load_pairs
 from presets import ModelConfig, UserError, load_model, parse, pick_device, run_main
 from project import null_abs_cos, random_directions
 
