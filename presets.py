@@ -54,7 +54,7 @@ PRESETS: dict[str, dict] = {
         beta=0.0,
         n_eval=256,
         eval_samples=2,
-        micro_batch=16,
+        micro_batch=32,
         grad_checkpoint=False,
     ),
     "dev": dict(_LEETCODE, model="Qwen/Qwen2.5-Coder-0.5B-Instruct", group=8, max_new=512, micro_batch=16),
