@@ -7,7 +7,8 @@ d with a random unit vector, whose mean absolute value is about sqrt(2 / (pi r))
     target    mean > 0.2
     gate      positive in > 50% of modules (exit status 1 below it, unless --override)
 
-A pass says that the direction generalises across pairs; on the organism it did not predict suppression of hacking.
+A pass says that the direction generalises across pairs, no more: on the organism a pair set passed that suppressed
+nothing (docs/RESEARCH_JOURNAL.md).
 
     python verify_vhack_heldout.py --preset P [--v-hack F]
 """
