@@ -99,6 +99,19 @@ def sync(device: str) -> float:
     return time.perf_counter()
 
 
+def guarded(label: str, fn, emit) -> None:
+    """Run one row; where it fails, a row saying why, so that the others go on. Memory is freed either way."""
+    start = time.perf_counter()
+    try:
+        fn()
+    except Exception as error:
+        emit(f"{label}\tfailed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    print(f"# {label.split(chr(9))[-1]}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def copy_bandwidth(device: str) -> float:
     """Bytes/s of a large device-to-device copy, read and write counted."""
     n = 2**31 if device == "cuda" else 2**27
@@ -371,16 +384,7 @@ class Bench:
             if rows and prepare:
                 prepare(self.model)
             for row in rows:
-                start = time.perf_counter()
-                try:
-                    self.dispatch(row)
-                except Exception as error:
-                    text = " ".join(str(error).split())[:200]
-                    self.emit(f"{name}\t{row}\tfailed: {type(error).__name__}: {text}")
-                print(f"# {row}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
-                gc.collect()
-                if self.device == "cuda":
-                    torch.cuda.empty_cache()
+                guarded(f"{name}\t{row}", lambda row=row: self.dispatch(row), self.emit)
         self.model = None
         gc.collect()
 

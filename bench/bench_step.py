@@ -25,7 +25,7 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench_decode import SHAPES, adapt, build, sync
+from bench_decode import SHAPES, adapt, build, guarded, sync
 from bench_train import AS_IT_IS, PLANS, checkpointed, forward_of
 
 import adapter_kernels
@@ -91,13 +91,7 @@ class Bench:
 
     def guarded(self, name: str, fn) -> None:
         self.reset()
-        start = time.perf_counter()
-        try:
-            fn()
-        except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            self.emit(f"{self.args.model}\t{name}\tfailed: {type(error).__name__}: {text}")
-        print(f"# {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        guarded(f"{self.args.model}\t{name}", fn, self.emit)
 
     # --- parts ---
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench_decode import SHAPES, adapt, build, sync
+from bench_decode import SHAPES, adapt, build, guarded, sync
 
 import adapter_kernels
 from adapter_kernels import Plan, delta_linear
@@ -140,14 +140,7 @@ class Bench:
         model.zero_grad(set_to_none=True)
 
     def guarded(self, name: str, fn) -> None:
-        start = time.perf_counter()
-        try:
-            fn()
-        except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            self.emit(f"{self.args.model}\t{name}\tfailed: {type(error).__name__}: {text}")
-        print(f"# {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
-        self.clean()
+        guarded(f"{self.args.model}\t{name}", fn, self.emit)
 
     def clean(self) -> None:
         gc.collect()

@@ -28,7 +28,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import random_model
-from bench_decode import SHAPES, adapt, build, sync
+from bench_decode import SHAPES, adapt, build, guarded, sync
 from bench_train import AS_IT_IS, checkpointed, forward_of, target_names
 
 from antipasto import Adapter, SVDLinear
@@ -109,13 +109,7 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        try:
-            fn()
-        except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            self.emit(f"{self.args.model}\t{name}\tfailed: {type(error).__name__}: {text}")
-        print(f"# {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        guarded(f"{self.args.model}\t{name}", fn, self.emit)
 
     # --- TRL ---
 
