@@ -36,7 +36,7 @@ RESUMABLE = {
     "micro_batch",
     "engine",
 }
-PROVENANCE = {"argv", "packages", "sandbox", "hardware", "git_commit", "git_diff_sha"}
+PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
 
 @dataclasses.dataclass
@@ -108,13 +108,13 @@ STRATUM_COLUMNS = [
 class Table:
     """A TSV file that also streams to stdout; owns its columns, widths and legend."""
 
-    def __init__(self, path: Path, columns: list[Column], stream: bool):
+    def __init__(self, path: Path, columns: list[Column], stream: bool, writes: bool = True):
         assert all(len(c.name) <= 7 for c in columns), [c.name for c in columns]
-        self.path, self.columns, self.stream = path, columns, stream
+        self.path, self.columns, self.stream, self.writes = path, columns, stream, writes
         self.ensure_header()
 
     def ensure_header(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        if self.writes and (not self.path.exists() or self.path.stat().st_size == 0):
             self.path.write_text(self.header() + "\n")
 
     def header(self) -> str:
@@ -125,6 +125,8 @@ class Table:
 
     def write(self, row: dict) -> None:
         """Append one row; missing values become nan. Raises OSError where the disk refuses it."""
+        if not self.writes:
+            return
         line = "\t".join(self._cell(c, row.get(c.name, math.nan)) for c in self.columns)
         with open(self.path, "a") as f:
             f.write(line + "\n")
@@ -139,19 +141,23 @@ class Table:
 
 
 class RunDir:
-    """One run's directory. Opening it creates it, or resumes it, or refuses it."""
+    """One run's directory. Opening it creates it, or resumes it, or refuses it.
 
-    def __init__(self, path: Path, config: dict, fresh: bool = False):
+    writes: False in the ranks of a data-parallel run that only load its checkpoint; their writes do nothing.
+    """
+
+    def __init__(self, path: Path, config: dict, fresh: bool = False, writes: bool = True):
         """Raises UserError where the directory holds a run of another configuration, naming the fields."""
-        self.path = Path(path)
-        if fresh and self.path.exists():
-            self._move_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
-        self._claim(config)
-        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True)
-        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False)
-        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False)
+        self.path, self.writes = Path(path), writes
+        if writes:
+            if fresh and self.path.exists():
+                self._move_aside()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            self._claim(config)
+        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True, writes=writes)
+        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False, writes=writes)
+        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False, writes=writes)
         self.rollouts = self.path / "rollouts.jsonl"
         self.modules = self.path / "modules.f32"
 
@@ -191,12 +197,16 @@ class RunDir:
                             "pass --out elsewhere, or --fresh to move it aside")  # fmt: skip
 
     def add_rollouts(self, records: list[dict]) -> None:
+        if not self.writes:
+            return
         with open(self.rollouts, "a") as f:
             f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
 
     def add_modules(self, names: list[str], values: Tensor) -> None:
         """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
         modules.json names its axes. A step without a gradient is a row of nan, so that row and step agree."""
+        if not self.writes:
+            return
         if not self.modules.exists() or self.modules.stat().st_size == 0:
             write_json(self.path / "modules.json", {"axes": ["step", "field", "module"], "modules": names,
                                                     "fields": ["cos", "gnorm", "cos_up"]})  # fmt: skip
@@ -205,6 +215,8 @@ class RunDir:
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Tensors and a JSON state in one atomic file; checkpoint.json repeats the state for reading."""
+        if not self.writes:
+            return
         sizes = {}
         for path in self.appended:
             if path.exists():
@@ -223,7 +235,7 @@ class RunDir:
             tensors, metadata = load_tensors(path)
             state = json.loads(metadata["state"])
         for file in self.appended:
-            if file.exists():
+            if self.writes and file.exists():
                 os.truncate(file, state["sizes"].get(file.name, 0))
         for table in (self.steps, self.evals, self.strata):
             table.ensure_header()
