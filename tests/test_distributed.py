@@ -24,7 +24,7 @@ TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory) -> list[str]:
-    """Ten steps of 4 x 8 on the organism, with a v_hack of 4 pairs."""
+    """Ten steps of 2 x 8 on the organism, with a v_hack of 4 pairs."""
     work = tmp_path_factory.mktemp("ranks")
     cfg = ModelConfig(model="organism", svd_cache=str(work / "svd"), pairs="organism")
     model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
@@ -32,8 +32,8 @@ def flags(tmp_path_factory) -> list[str]:
     save_v_hack(work / "v.safetensors", directions(pair_differences(model, tokenizer, adapter, few)), adapter, cfg,
                 load_pairs("organism"))  # fmt: skip
     values = {"preset": "tiny", "arm": "projected", "svd-cache": work / "svd", "v-hack": work / "v.safetensors",
-              "steps": 10, "prompts": 4, "n-eval": 7, "eval-samples": 1, "eval-every": 5, "checkpoint-every": 5,
-              "workers": 1, "beta": 0.01}  # fmt: skip
+              "steps": 10, "prompts": 2, "max-new": 48, "n-eval": 7, "eval-samples": 1, "eval-every": 5,
+              "checkpoint-every": 5, "workers": 1, "beta": 0.01}  # fmt: skip
     return [word for k, v in values.items() for word in (f"--{k}", str(v))]
 
 
@@ -52,7 +52,7 @@ def whole(flags, tmp_path_factory) -> Path:
 
 def two_ranks(flags: list[str], out: Path, fate: int = 0) -> None:
     """As torchrun does it, but with ranks forked from here, which saves their imports. `fate`: a signal that rank 1
-    gets in step 3."""
+    gets in step 5."""
     context = multiprocessing.get_context("fork")
     agent = context.Process(target=run_agent, args=([*flags, "--out", str(out)], fate))
     agent.start()
@@ -70,7 +70,7 @@ def run_rank(argv: list[str], fate: int) -> None:
     sys.argv, real = ["train.py", *argv], train.train_step
 
     def struck(run, optimiser, step):
-        if fate and step == 3 and run.ranks.rank == 1:
+        if fate and step == 5 and run.ranks.rank == 1:
             os.kill(os.getpid(), fate)
         return real(run, optimiser, step)
 
@@ -111,8 +111,8 @@ def test_two_processes_under_torchrun_agree_with_one(flags, whole, tmp_path):
 
 def test_a_signal_to_one_rank_stops_both_and_one_process_continues(flags, whole, tmp_path):
     two_ranks(flags, tmp_path / "run", signal.SIGTERM)
-    assert json.loads((tmp_path / "run/checkpoint.json").read_text())["step"] == 4
-    assert len(rows(tmp_path / "run/steps.tsv")) == 4
+    assert json.loads((tmp_path / "run/checkpoint.json").read_text())["step"] == 6
+    assert len(rows(tmp_path / "run/steps.tsv")) == 6
     agree(whole, one_process(flags, tmp_path / "run"))
 
 
