@@ -57,9 +57,9 @@ PRESETS: dict[str, dict] = {
         micro_batch=32,
         grad_checkpoint=False,
     ),
-    "dev": dict(_LEETCODE, model="Qwen/Qwen2.5-Coder-0.5B-Instruct", group=8, max_new=512, micro_batch=16),
-    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04, micro_batch=8),
-    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024, micro_batch=8),
+    "dev": dict(_LEETCODE, model="Qwen/Qwen2.5-Coder-0.5B-Instruct", group=8, max_new=512),
+    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04),
+    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024),
 }
 
 

@@ -392,8 +392,8 @@ class Sampler:
         self.kernels = _load_kernels(self.layers[0]) if cuda and self.layers else None
         self.check_every = 8 if cuda else 1
         """Decode steps between two looks at which rows have ended: a look waits for the device."""
-        self.delta_bits = 16
-        """Of the adapter's materialised delta where the model is not fp32: 16, or 8 with the Triton kernels."""
+        self.delta_bits = 8
+        """Of the adapter's materialised delta in bf16 models: 8, which needs the Triton kernels, or 16."""
         self._batch: _Batch | None = None
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self._addresses: list[tuple[int, int]] = []

@@ -34,6 +34,7 @@ RESUMABLE = {
     "checkpoint_every",
     "sample_rollouts",
     "micro_batch",
+    "logprob_chunk",
     "engine",
 }
 PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}

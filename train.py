@@ -32,6 +32,7 @@ from distributed import Ranks, join, reports_once
 from extract_vhack_grad import directions, file_sha256, load_v_hack, pair_differences
 from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
 from pairs import load_pairs, shuffled_labels
+from preflight import decode_rows, fit_micro_batch, logprob_chunk
 from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model, parse, pick_device, run_main
 from problems import EVALUATOR, EVALUATOR_NAMES, Problem, load_problems, organism_problems, prompt_messages
 from project import Projection, project_grads, random_directions, update_cosines
@@ -134,10 +135,10 @@ class Config(ModelConfig):
     rebound_depth: float = 0.66
     """Depth of the layer whose residual Rebound reads, as a share of the layers."""
 
-    micro_batch: int = 8
-    """Rows a forward and backward pass."""
-    logprob_chunk: int = 2048
-    """Completion tokens a pass of the language-model head."""
+    micro_batch: int = 0
+    """Rows a forward and backward pass; 0: the most that the GPU holds, at most 32 (preflight.py)."""
+    logprob_chunk: int = 0
+    """Completion tokens a pass of the language-model head; 0: by the free memory."""
     grad_checkpoint: bool = True
     """Recompute each layer in backward."""
 
@@ -685,6 +686,31 @@ def eta(started: float, done: int, left: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
+def enable_checkpointing(cfg: Config, model) -> None:
+    """Recompute each layer in backward. Raises UserError where a recompute would draw another dropout mask."""
+    if getattr(model.config, "attention_dropout", 0):
+        raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+    # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
+    model.enable_input_require_grads()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def fit_to_memory(
+    cfg: Config, model, adapter: Adapter, sampler: Sampler, prompts: list[Prompts], device, world: int
+) -> None:
+    """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
+    rows, longest = cfg.prompts * cfg.group // world, max(len(ids) for p in prompts for ids in p.ids)
+    evaluated = -(-max(len(p.ids) for p in prompts[1:]) * cfg.eval_samples // world)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    if not cfg.micro_batch:
+        cfg.micro_batch = fit_micro_batch(
+            model, adapter, longest_prompt=longest, max_new=cfg.max_new, rows=min(32, rows),
+            batch=min(sampler.max_batch or rows, max(rows, evaluated)), logprob_chunk=cfg.logprob_chunk, beta=cfg.beta,
+            device=device, sampler=sampler, grad_checkpoint=cfg.grad_checkpoint)  # fmt: skip
+
+
 @reports_once
 def main() -> None:
     cfg = parse(Config, description=__doc__)
@@ -702,22 +728,18 @@ def main() -> None:
             model, tokenizer, adapter = load_model(cfg, device)
         v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
         ranks.copy_from_first((v_hack or {}).values())
-        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
-                  "weights_sha256": adapter.weights_sha256, "world": ranks.world, **provenance()}  # fmt: skip
-        with ranks.first():
-            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
         if cfg.grad_checkpoint:
-            if getattr(model.config, "attention_dropout", 0):
-                raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-            # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
-            model.enable_input_require_grads()
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            enable_checkpointing(cfg, model)
         sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
                           temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
         prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")
         eval_modes = {True: tokenise(cfg, tokenizer, eval_problems, True, cfg.eval_names),
                       False: tokenise(cfg, tokenizer, eval_problems, False)}  # fmt: skip
+        fit_to_memory(cfg, model, adapter, sampler, [prompts, *eval_modes.values()], device, ranks.world)
+        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
+                  "weights_sha256": adapter.weights_sha256, "world": ranks.world, **provenance()}  # fmt: skip
+        with ranks.first():
+            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
         rebound = make_rebound(cfg, model, tokenizer, adapter)
         run = Run(cfg, device, model, tokenizer, adapter, v_hack, grader, sampler, prompts, rebound, ranks)
         train(run, folder, eval_modes)
