@@ -14,9 +14,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import train
 from antipasto import load_tensors
+from distributed import join
 from extract_vhack_grad import directions, pair_differences, save_v_hack
 from pairs import load_pairs
-from presets import ModelConfig, load_model, pick_device, run_main
+from presets import ModelConfig, UserError, load_model, pick_device, run_main
 
 REPO = Path(__file__).resolve().parent.parent
 TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
@@ -50,24 +51,24 @@ def whole(flags, tmp_path_factory) -> Path:
     return one_process(flags, tmp_path_factory.mktemp("whole") / "run")
 
 
-def two_ranks(flags: list[str], out: Path, fate: int = 0) -> None:
-    """As torchrun does it, but with ranks forked from here, which saves their imports. `fate`: a signal that rank 1
-    gets in step 5."""
-    context = multiprocessing.get_context("fork")
-    agent = context.Process(target=run_agent, args=([*flags, "--out", str(out)], fate))
+def two_ranks(target, *args) -> int:
+    """Exit status of target(*args) as torchrun would run it, but with ranks forked from here, which saves imports."""
+    agent = multiprocessing.get_context("fork").Process(target=run_agent, args=(target, *args))
     agent.start()
-    agent.join(60)
+    agent.join(90)
     assert not agent.is_alive(), "the ranks hang"
+    return agent.exitcode
 
 
-def run_agent(argv: list[str], fate: int) -> None:
+def run_agent(target, *args) -> None:
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", start_method="fork",
                           rdzv_endpoint="localhost:0", run_id="test", max_restarts=0, monitor_interval=0.1)  # fmt: skip
-    elastic_launch(config, run_rank)(argv, fate)
+    elastic_launch(config, target)(*args)
 
 
-def run_rank(argv: list[str], fate: int) -> None:
-    sys.argv, real = ["train.py", *argv], train.train_step
+def run_rank(flags: list[str], out: Path, fate: int = 0) -> None:
+    """train.py; `fate`: a signal that rank 1 gets in step 5."""
+    sys.argv, real = ["train.py", *flags, "--out", str(out)], train.train_step
 
     def struck(run, optimiser, step):
         if fate and step == 5 and run.ranks.rank == 1:
@@ -100,6 +101,27 @@ def agree(a: Path, b: Path) -> None:
     assert texts[0] == texts[1]
 
 
+def use_collectives() -> None:
+    ranks = join(torch.device("cpu"), prompts=4)
+    assert ranks.gather(list(range(5))[ranks.part(5)]) == [0, 1, 2, 3, 4]
+    assert ranks.sum(ranks.rank, 2) == [1, 4]
+    a, b = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 3))
+    if ranks.rank == 1:
+        a.grad, b.grad = torch.ones(2), torch.full((3,), 2.0)
+    ranks.sum_gradients([a, b])
+    assert a.grad.tolist() == [1, 1] and b.grad.tolist() == [2, 2, 2]
+    values = torch.full((2, 3), float(ranks.rank)).T
+    with pytest.raises(UserError, match="delta_S differs between ranks"):
+        ranks.check_equal([a, values], "delta_S")
+    ranks.copy_from_first([values])
+    ranks.check_equal([a, values], "delta_S")
+    assert values.sum() == 0
+
+
+def test_collectives_of_two_ranks():
+    assert two_ranks(use_collectives) == 0
+
+
 def test_two_processes_under_torchrun_agree_with_one(flags, whole, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     done = subprocess.run([*command, *flags, "--out", str(tmp_path / "run")], capture_output=True, text=True, cwd=REPO)
@@ -110,7 +132,7 @@ def test_two_processes_under_torchrun_agree_with_one(flags, whole, tmp_path):
 
 
 def test_a_signal_to_one_rank_stops_both_and_one_process_continues(flags, whole, tmp_path):
-    two_ranks(flags, tmp_path / "run", signal.SIGTERM)
+    assert two_ranks(run_rank, flags, tmp_path / "run", signal.SIGTERM) != 0
     assert json.loads((tmp_path / "run/checkpoint.json").read_text())["step"] == 6
     assert len(rows(tmp_path / "run/steps.tsv")) == 6
     agree(whole, one_process(flags, tmp_path / "run"))
@@ -122,6 +144,6 @@ def test_a_signal_to_one_rank_stops_both_and_one_process_continues(flags, whole,
      ([], signal.SIGKILL, "rank 0 waited for one that was killed")],
 )  # fmt: skip
 def test_a_failure_ends_both_ranks_with_one_sentence(more, fate, says, flags, tmp_path, capfd):
-    two_ranks([*flags, *more], tmp_path / "run", fate)
+    assert two_ranks(run_rank, [*flags, *more], tmp_path / "run", fate) != 0
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and says in errors[0]
