@@ -164,8 +164,8 @@ def gpu_sentence(error: RuntimeError) -> str:
     """What became of the GPU, and what to do; "" where the error is none of its."""
     first = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, torch.OutOfMemoryError):
-        asked = re.search(r"Tried to allocate [\d.]+ \w+", first)
-        return (f"the GPU is out of memory ({asked.group().lower() if asked else first}): lower --micro-batch, which a "
+        asked = re.search(r"Tried to (allocate [\d.]+ \w+)", first)
+        return (f"the GPU is out of memory ({asked.group(1) if asked else first}): lower --micro-batch, which a "
                 f"started run accepts, or --group or --max-new, {AGAIN}")  # fmt: skip
     if isinstance(error, torch.AcceleratorError) or GPU_ERROR.search(first):
         return f"the GPU failed ({first}): see whether nvidia-smi still lists it, {AGAIN}"

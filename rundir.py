@@ -31,6 +31,7 @@ RESUMABLE = {
     "threads",
     "workers",
     "fresh",
+    "out",
     "svd_cache",
     "checkpoint_every",
     "sample_rollouts",
