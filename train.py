@@ -40,6 +40,7 @@ from rebound import concept_direction, layer_at_depth, rebound_penalty, rebound_
 from rewards import Grade, Grader, reward
 from rollout import Sampler
 from rundir import RunDir, provenance, write_json
+from tripwires import Trip, Watch
 
 Arm = Literal[
     "vanilla",
@@ -150,6 +151,13 @@ class Config(ModelConfig):
     """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
+    tripwires: Literal["stop", "warn", "off"] = "stop"
+    """What a tripwire (tripwires.py) does: stop the run, or say its sentence once and go on, or nothing. In all three a
+    gradient that is not finite never reaches AdamW: that step's update is skipped."""
+    collapse: float = 0.2
+    """Tripwire: share of step 0's pass or compile rate below which a run has collapsed."""
+    max_kl: float = 5.0
+    """Tripwire: KL to the initial policy per token that a run may not stay above."""
     sample_rollouts: int = 128
     """Evaluation completions written to rollouts.jsonl each time."""
 
@@ -403,17 +411,17 @@ def learning_rate(cfg: Config, step: int) -> float:
 def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict[str, float], Tensor]:
     """The seam between backward and step: check, measure and project the gradient, clip, step, measure the update.
 
-    Returns (columns of the row, [3, M] cos, |g| and cos_up per module).
+    Returns (columns of the row, [3, M] cos, |g| and cos_up per module). A gradient that is not finite is not applied.
     """
     cfg, adapter, v_hack = run.cfg, run.adapter, run.v_hack
     grads = adapter.grads()
     norms = torch.stack(torch._foreach_norm(list(grads.values())))
-    if not torch.isfinite(norms).all():
-        name = list(grads)[int((~torch.isfinite(norms)).nonzero()[0, 0])]
-        raise FloatingPointError(f"step {step}: the gradient of {name}.delta_S is not finite")
     side, keep_norm = SIDE.get(cfg.arm, "none"), cfg.arm != "projected-nomag"
     row, modules = {"gnorm": norms.mean().item()}, torch.full((3, len(grads)), math.nan)
     modules[1] = norms.cpu()
+    if not torch.isfinite(norms).all():
+        logger.warning(f"step {step}: the gradient is not finite, so the update is skipped")
+        return row, modules
     if v_hack is not None:
         measured: Projection = project_grads(grads, v_hack, side if cfg.project == "grad" else "none", keep_norm)
         row |= measured.row()
@@ -603,10 +611,11 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
     first, carried = resume(run, folder, optimiser)
+    watch = Watch(cfg.collapse, cfg.max_kl, carried.setdefault("watch", {}))
     print(folder.steps.header())
     bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, file=sys.stderr,
                disable=True if run.ranks.rank else None)  # fmt: skip
-    stop, started, seconds_before = StopRequest(), time.perf_counter(), carried["seconds"]
+    stop, started, seconds_before, due = StopRequest(), time.perf_counter(), carried["seconds"], False
 
     for step in range(first, cfg.steps + 1):
         new = step > first or step == 0  # a resumed step's evaluation and checkpoint are already on disk
@@ -619,12 +628,16 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
             folder.add_rollouts(records)
             carried |= {"since": [], "eval": row}
             logger.info(f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
+            if trip := watch.evaluation(row):
+                heed(cfg, folder, watch, trip, row, records)
         carried["seconds"] = seconds_before + time.perf_counter() - started
         stopped = max(run.ranks.gather([stop.signal]))  # a signal to any rank stops all of them at the same step
-        if step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or stopped):
+        due |= step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or bool(stopped))
+        if due and not (watch.doubtful and cfg.tripwires == "stop"):
             checkpoint(run, folder, optimiser, step, carried)
+            due = False
         if stopped:
-            logger.info(f"stopped at step {step}; the same command continues it")
+            logger.info(f"stopped at step {step}; the same command continues from the checkpoint")
             sys.exit(128 + stopped)
         if step == cfg.steps:
             break
@@ -632,13 +645,12 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
             run.v_hack = hack_directions(cfg, run.model, run.tokenizer, adapter, refresh=True)[0]
             run.ranks.copy_from_first(run.v_hack.values())
 
-        try:
-            row, modules, batch = train_step(run, optimiser, step)
-        except FloatingPointError as error:
-            raise UserError(f"stopped at {error}; {folder.path} keeps the last good checkpoint: lower --lr, and pass "
-                            "--fresh or --out to start anew") from error  # fmt: skip
+        row, modules, batch = train_step(run, optimiser, step)
         folder.steps.write(row | {"eta": eta(started, step + 1 - first, cfg.steps - step - 1)})
         folder.add_modules(list(adapter.modules), modules)
+        norms = dict(zip(adapter.modules, modules[1].tolist(), strict=True)) if "gnorm" in row else {}
+        if trip := watch.step(row, norms):
+            heed(cfg, folder, watch, trip, row, training_sample(batch, step, len(batch.texts)), norms)
         if step % cfg.eval_every == 0:
             folder.add_rollouts(training_sample(batch, step))
         carried["since"].append({k: row.get(k, math.nan) for k in ("cos", "fired", "gnorm", "cos_up")})
@@ -652,6 +664,21 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
         "arm": cfg.arm, "label": cfg.label or cfg.arm, "seed": cfg.seed, "preset": cfg.preset, "steps": cfg.steps,
         "final": carried["eval"], "seconds": round(carried["seconds"], 1), "peak_gib": round(peak_gib(run.device), 2),
     })  # fmt: skip
+
+
+def heed(cfg: Config, folder: RunDir, watch: Watch, trip: Trip, row: dict, records: list[dict],
+         norms: dict[str, float] | None = None) -> None:  # fmt: skip
+    """Save the batch behind a tripwire, then stop the run with its sentence (UserError), or log it, once a name."""
+    if cfg.tripwires == "off" or not watch.first_time(trip):
+        return
+    batch = folder.save_trip(trip.name, trip.step, {"tripwire": trip.name, "what": trip.what, "row": row,
+                                                    "gnorm": norms or {}}, records)  # fmt: skip
+    saved = folder.checkpoint_step()
+    kept = "there is no checkpoint yet" if saved is None else f"the checkpoint is of step {saved}, before it"
+    text = f"tripwire {trip.name} at step {trip.step}: {trip.what}; {kept}, and the batch is in {batch}"
+    if cfg.tripwires == "stop":
+        raise UserError(f"{text}: lower --lr and start over with --fresh, or go on with --tripwires warn")
+    logger.warning(text)
 
 
 def training_sample(batch: Batch, step: int, rows: int = 16) -> list[dict]:
