@@ -30,12 +30,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 import torch.nn.functional as F
 from loguru import logger
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -160,20 +161,36 @@ class Adapter:
             parameter.copy_(tensors[name])
 
 
-def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """safetensors to a temporary name, synced, renamed: a reader sees the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the context an OSError names `path`: a full disk names no file, and a temporary one means nothing."""
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise OSError(f"could not write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
+    """A file written to a temporary name, synced, renamed: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        try:
+            with open(temporary, mode) as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """safetensors through `atomic`, into a folder that exists: one that vanished is not begun again half empty."""
+    data = save(tensors, metadata)  # save_file would report a full disk as an error of its own, without a number
+    with atomic(Path(path)) as f:
+        f.write(data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -251,6 +268,7 @@ def cached_svd(weight: Tensor, path: Path, device: torch.device) -> tuple[Tensor
             logger.warning(f"{path} is torn: rebuilding it")
     U, S, Vh = (t.cpu().contiguous() for t in svd(weight.to(device)))
     U, Vh = U.to(weight.dtype), Vh.to(weight.dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_atomic({"U": U, "S": S, "Vh": Vh}, path, {"weight_sha256": sha, "dtype": str(weight.dtype)})
     return U, S, Vh, sha, False
 

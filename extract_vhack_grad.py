@@ -90,6 +90,7 @@ def save_v_hack(path: Path, v_hack: dict[str, Tensor], adapter: Adapter, cfg: Mo
         "n_directions": str(cfg.n_directions),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_atomic({k: v.contiguous() for k, v in v_hack.items()}, path, metadata)
 
 

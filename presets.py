@@ -6,7 +6,9 @@ A preset only sets defaults; any flag overrides it. `python SCRIPT.py --preset P
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,17 +120,56 @@ def parse(cls: type[C], argv: list[str] | None = None, description: str | None =
     return tyro.cli(cls, args=argv, default=default, description=description)
 
 
+AGAIN = "then run the same command again: a run continues from its last checkpoint"
+OS_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space, {AGAIN}"),
+    **dict.fromkeys((errno.EFBIG,), f"raise the limit on file sizes (ulimit -f), {AGAIN}"),
+    **dict.fromkeys((errno.ENOENT,), "it is not there, or no longer: check the path; a run without its folder is lost"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+                    "give a path that can be written, or mend its permissions"),
+}  # fmt: skip
+GPU_ERROR = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|NCCL", re.IGNORECASE)
+
+
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script: user errors become one sentence on stderr and exit status 2, nothing else is caught."""
+    """Run a script: errors of the user, the disk or the GPU become one sentence on stderr and exit status 2.
+
+    Nothing else is caught: what is left is a bug, and its traceback is wanted.
+    """
+    from rewards import TestError
     from sandbox import SandboxError
 
     configure_logging()
     try:
         sys.exit(main() or 0)
-    except (UserError, DataError, AdapterError, SandboxError, OSError) as error:
-        text = f"{error}" if not isinstance(error, OSError) else f"{error.strerror or error}: {error.filename or ''}"
-        print(f"error: {text}".rstrip(": "), file=sys.stderr)
-        sys.exit(2)
+    except (UserError, DataError, AdapterError, SandboxError, TestError) as error:
+        text = str(error)
+    except OSError as error:
+        text = disk_sentence(error)
+    except RuntimeError as error:
+        if not (text := gpu_sentence(error)):
+            raise
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def disk_sentence(error: OSError) -> str:
+    """What the system refused, where, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    advice = f"; {OS_ADVICE[error.errno]}" if error.errno in OS_ADVICE else ""
+    return f"{where}{error.strerror or error}{advice}"
+
+
+def gpu_sentence(error: RuntimeError) -> str:
+    """What became of the GPU, and what to do; "" where the error is none of its."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        asked = re.search(r"Tried to (allocate [\d.]+ \w+)", first)
+        return (f"the GPU is out of memory ({asked.group(1) if asked else first}): lower --micro-batch, which a "
+                f"started run accepts, or --group or --max-new, {AGAIN}")  # fmt: skip
+    if isinstance(error, torch.AcceleratorError) or GPU_ERROR.search(first):
+        return f"the GPU failed ({first}): see whether nvidia-smi still lists it, {AGAIN}"
+    return ""
 
 
 def configure_logging() -> None:

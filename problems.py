@@ -73,11 +73,13 @@ def load_problems(path: str | Path) -> list[Problem]:
     if not path.exists():
         raise DataError(f"no problem file at {path}: run `just data`, or pass --problems PATH")
     problems = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # U+2028 within a string ends no line
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            if isinstance(row["gt_answer"], str) or not all(isinstance(t, str) for t in row["gt_answer"]):
+                raise TypeError("gt_answer is not a list of strings")
             problem = Problem(
                 id=str(row["id"]),
                 messages=tuple({"role": m["role"], "content": m["content"]} for m in row["prompt"]),
@@ -87,7 +89,7 @@ def load_problems(path: str | Path) -> list[Problem]:
                 canonical=row.get("canonical_solution") or "",
                 stratum=row.get("difficulty") or "",
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}:{number}: not a problem row ({type(error).__name__}: {error}); "
                             "expected the keys id, prompt, gt_answer, func_name") from error  # fmt: skip
         if not problem.tests or not problem.messages or CLAUSE not in problem.messages[-1]["content"]:

@@ -1,7 +1,8 @@
 """The run directory: config.json, the TSV rows and their legend, rollouts, checkpoints, summary.
 
 Everything that must survive is written to a temporary name, synced and renamed; the append-only files (TSV, JSONL)
-are cut back on resume to the length that the checkpoint recorded, so that no row is lost or doubled.
+are cut back on resume to the length that the checkpoint recorded, so that no row is lost or doubled. Only opening a
+run creates files: one whose folder vanishes stops at its next write instead of leaving half a run behind.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from antipasto import load_tensors, save_atomic
+from antipasto import AdapterError, atomic, load_tensors, naming, save_atomic
 from presets import REPO, UserError
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "flash-linear-attention", "flash-attn")
@@ -30,14 +31,18 @@ RESUMABLE = {
     "threads",
     "workers",
     "fresh",
+    "out",
     "svd_cache",
     "checkpoint_every",
     "sample_rollouts",
     "micro_batch",
     "logprob_chunk",
     "engine",
+    "tripwires",
+    "collapse",
+    "max_kl",
 }
-PROVENANCE = {"argv", "packages", "sandbox", "hardware", "git_commit", "git_diff_sha"}
+PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
 
 @dataclasses.dataclass
@@ -109,13 +114,13 @@ STRATUM_COLUMNS = [
 class Table:
     """A TSV file that also streams to stdout; owns its columns, widths and legend."""
 
-    def __init__(self, path: Path, columns: list[Column], stream: bool):
+    def __init__(self, path: Path, columns: list[Column], stream: bool, writes: bool = True):
         assert all(len(c.name) <= 7 for c in columns), [c.name for c in columns]
-        self.path, self.columns, self.stream = path, columns, stream
+        self.path, self.columns, self.stream, self.writes = path, columns, stream, writes
         self.ensure_header()
 
     def ensure_header(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        if self.writes and (not self.path.exists() or self.path.stat().st_size == 0):
             self.path.write_text(self.header() + "\n")
 
     def header(self) -> str:
@@ -126,9 +131,10 @@ class Table:
 
     def write(self, row: dict) -> None:
         """Append one row; missing values become nan. Raises OSError where the disk refuses it."""
+        if not self.writes:
+            return
         line = "\t".join(self._cell(c, row.get(c.name, math.nan)) for c in self.columns)
-        with open(self.path, "a") as f:
-            f.write(line + "\n")
+        append(self.path, f"{line}\n".encode())
         if self.stream:
             print(line, flush=True)
 
@@ -140,19 +146,26 @@ class Table:
 
 
 class RunDir:
-    """One run's directory. Opening it creates it, or resumes it, or refuses it."""
+    """One run's directory. Opening it creates it, or resumes it, or refuses it.
 
-    def __init__(self, path: Path, config: dict, fresh: bool = False):
+    writes: False in the ranks of a data-parallel run that only load its checkpoint; their writes do nothing.
+    """
+
+    def __init__(self, path: Path, config: dict, fresh: bool = False, writes: bool = True):
         """Raises UserError where the directory holds a run of another configuration, naming the fields."""
-        self.path = Path(path)
-        if fresh and self.path.exists():
-            self._move_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
-        self._claim(config)
-        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True)
-        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False)
-        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False)
+        self.path, self.writes = Path(path), writes
+        if writes:
+            if fresh and self.path.exists():
+                self._lock()  # a run that is being written stays where it is
+                self._move_aside()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            for torn in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                torn.unlink()
+            self._claim(config)
+        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True, writes=writes)
+        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False, writes=writes)
+        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False, writes=writes)
         self.rollouts = self.path / "rollouts.jsonl"
         self.modules = self.path / "modules.f32"
 
@@ -192,57 +205,102 @@ class RunDir:
                             "pass --out elsewhere, or --fresh to move it aside")  # fmt: skip
 
     def add_rollouts(self, records: list[dict]) -> None:
-        with open(self.rollouts, "a") as f:
-            f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+        if not self.writes:
+            return
+        append(self.rollouts, jsonl(records))
+
+    def save_trip(self, name: str, step: int, evidence: dict, records: list[dict]) -> Path:
+        """Write tripwire-NAME-STEP.json (row, norms) and .jsonl (the batch); returns the latter's path."""
+        path = self.path / f"tripwire-{name}-{step}.jsonl"
+        if not self.writes:
+            return path
+        write_json(path.with_suffix(".json"), evidence)
+        with atomic(path) as f:
+            f.write(jsonl(records))
+        return path
+
+    def checkpoint_step(self) -> int | None:
+        """Step of the last checkpoint, None where there is none."""
+        path = self.path / "checkpoint.json"
+        return json.loads(path.read_text())["step"] if path.exists() else None
 
     def add_modules(self, names: list[str], values: Tensor) -> None:
         """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
         modules.json names its axes. A step without a gradient is a row of nan, so that row and step agree."""
-        if not self.modules.exists() or self.modules.stat().st_size == 0:
+        if not self.writes:
+            return
+        if self.modules.stat().st_size == 0:
             write_json(self.path / "modules.json", {"axes": ["step", "field", "module"], "modules": names,
                                                     "fields": ["cos", "gnorm", "cos_up"]})  # fmt: skip
-        with open(self.modules, "ab") as f:
-            f.write(values.float().cpu().contiguous().numpy().tobytes())
+        append(self.modules, values.float().cpu().contiguous().numpy().tobytes())
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Tensors and a JSON state in one atomic file; checkpoint.json repeats the state for reading."""
+        if not self.writes:
+            return
         sizes = {}
         for path in self.appended:
-            if path.exists():
-                with open(path, "rb+") as f:
-                    os.fsync(f.fileno())
-                sizes[path.name] = path.stat().st_size
+            with naming(path), open(path, "rb+") as f:
+                os.fsync(f.fileno())
+                sizes[path.name] = os.fstat(f.fileno()).st_size
         state = {**state, "sizes": sizes}
         save_atomic(tensors, self.path / "checkpoint.safetensors", {"state": json.dumps(state)})
-        write_json(self.path / "checkpoint.json", {k: v for k, v in state.items() if k != "rng"})
+        write_json(self.path / "checkpoint.json", state)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict] | None:
-        """The last checkpoint; the append-only files are cut back to it (to nothing where there is none)."""
+        """The last checkpoint; the append-only files are cut back to it (to nothing where there is none).
+
+        Raises UserError where the checkpoint is torn or rows that it counts are missing.
+        """
         path = self.path / "checkpoint.safetensors"
         tensors, state = {}, {"sizes": {}}
         if path.exists():
-            tensors, metadata = load_tensors(path)
-            state = json.loads(metadata["state"])
+            try:
+                tensors, metadata = load_tensors(path)
+                state = json.loads(metadata["state"])
+            except (AdapterError, KeyError, ValueError) as error:
+                raise UserError(f"{path} is torn: pass --fresh to move this run aside and start over") from error
+        if not self.writes:
+            return (tensors, state) if tensors else None
+        if tensors:
+            write_json(self.path / "checkpoint.json", state)  # a kill between the two files left it behind
         for file in self.appended:
-            if file.exists():
-                os.truncate(file, state["sizes"].get(file.name, 0))
+            size, have = state["sizes"].get(file.name, 0), file.stat().st_size if file.exists() else 0
+            if have < size:
+                raise UserError(f"{file} has {have} bytes and its checkpoint counts {size}: rows are lost; pass "
+                                "--fresh to move this run aside and start over")  # fmt: skip
+            with naming(file), open(file, "ab") as f:
+                f.truncate(size)
         for table in (self.steps, self.evals, self.strata):
             table.ensure_header()
         return (tensors, state) if tensors else None
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add to a file that exists, all of `data` or nothing. Raises OSError naming it."""
+    with naming(path):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        size = os.fstat(fd).st_size
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError:
+            os.ftruncate(fd, size)
+            raise
+        finally:
+            os.close(fd)
+
+
+def jsonl(records: list[dict]) -> bytes:
+    """One JSON object a line."""
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode(errors="replace")
+
+
 def write_json(path: Path, value: dict) -> None:
     """Atomic JSON."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as f:
-            json.dump(value, f, indent=1, ensure_ascii=False, default=str)
-            f.write("\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path, "w") as f:
+        json.dump(value, f, indent=1, ensure_ascii=False, default=str)
+        f.write("\n")
 
 
 def provenance() -> dict:

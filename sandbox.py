@@ -334,6 +334,8 @@ class Lock:
         memory, seconds = config["memory_mb"] << 20, int(config["timeout_s"] * TOTAL) + 2
         self.limits = [(resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0),
                        (resource.RLIMIT_FSIZE, 16 << 20), (resource.RLIMIT_NOFILE, 64)]  # fmt: skip
+        hard = {what: resource.getrlimit(what)[1] for what, _ in self.limits}  # it can be lowered only
+        self.limits = [(what, limit if hard[what] < 0 else min(limit, hard[what])) for what, limit in self.limits]
         self.prctl, self.capset, self.syscall = LIBC.prctl, LIBC.capset, LIBC.syscall
         self.rules = landlock_rules(config["readable"], config["landlock"]) if config["landlock"] else -1
         self.no_capabilities = struct.pack("Ii", 0x20080522, 0), bytes(24)

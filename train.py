@@ -1,6 +1,7 @@
 """One GRPO run on delta_S: rollout -> grade -> advantage -> backward -> project -> step.
 
     python train.py --preset {tiny,dev,mid,full} --arm ARM --seed N [--steps N] [--any-field V]
+    torchrun --nproc-per-node N train.py ...        the same run on N GPUs (distributed.py)
 
 Departures from GRPO (Shao et al. 2024), each a flag: advantages without 1/std (Dr.GRPO), a fixed loss normaliser
 P G T_max, flat groups skipped. One optimiser step a batch of rollouts, so the PPO ratio differs from 1 only by the
@@ -27,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from antipasto import Adapter
+from distributed import Ranks, join, reports_once
 from extract_vhack_grad import directions, file_sha256, load_v_hack, pair_differences
 from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
 from pairs import load_pairs, shuffled_labels
@@ -36,8 +38,9 @@ from problems import EVALUATOR, EVALUATOR_NAMES, Problem, load_problems, organis
 from project import Projection, project_grads, random_directions, update_cosines
 from rebound import concept_direction, layer_at_depth, rebound_penalty, rebound_zscore_discount, residual_means
 from rewards import Grade, Grader, reward
-from rollout import Rollout, Sampler
+from rollout import Sampler
 from rundir import RunDir, provenance, write_json
+from tripwires import Trip, Watch
 
 Arm = Literal[
     "vanilla",
@@ -141,13 +144,20 @@ class Config(ModelConfig):
     """Recompute each layer in backward."""
 
     workers: int = 0
-    """Grading processes; 0: one a core."""
+    """Grading processes of a rank; 0: one a core, shared out among the ranks of a host."""
     grade_timeout: float = 4.0
     """Seconds a graded program may take."""
     isolation: Literal["bwrap", "rlimits"] = "bwrap"
     """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused."""
     checkpoint_every: int = 25
     """Steps between checkpoints."""
+    tripwires: Literal["stop", "warn", "off"] = "stop"
+    """What a tripwire (tripwires.py) does: stop the run, or say its sentence once and go on, or nothing. In all three a
+    gradient that is not finite never reaches AdamW: that step's update is skipped."""
+    collapse: float = 0.2
+    """Tripwire: share of step 0's pass or compile rate below which a run has collapsed."""
+    max_kl: float = 5.0
+    """Tripwire: KL to the initial policy per token that a run may not stay above."""
     sample_rollouts: int = 128
     """Evaluation completions written to rollouts.jsonl each time."""
 
@@ -235,7 +245,7 @@ class Rebound:
         h_B_d = residual_means(model, prompts, completions, self.layer, pad_id, cfg.micro_batch)
         if self.arm == "rebound":
             return rewards_P_G - rebound_penalty(h_B_d, self.v, self.alpha).cpu().view_as(rewards_P_G)
-        groups_B = torch.arange(cfg.prompts).repeat_interleave(cfg.group)
+        groups_B = torch.arange(len(rewards_P_G)).repeat_interleave(cfg.group)
         return rewards_P_G * rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view_as(rewards_P_G)
 
 
@@ -267,6 +277,7 @@ class Run:
     sampler: Sampler
     prompts: Prompts
     rebound: Rebound | None
+    ranks: Ranks = dataclasses.field(default_factory=Ranks)
 
     @property
     def write_access(self) -> bool:
@@ -275,13 +286,13 @@ class Run:
 
 @dataclass
 class Batch:
-    """P x G graded completions, rows in prompt order; B = P G."""
+    """P x G graded completions, rows in prompt order; B = P G. Every rank holds all of them."""
 
     problems: list[Problem]
     prompts: list[list[int]]
     completions: list[list[int]]
     old_logprobs: list[Tensor]
-    """Per row [T_i] fp32, the sampler's."""
+    """Per row [T_i] fp32 on the CPU, the sampler's."""
     texts: list[str]
     grades: list[Grade]
     rewards_P_G: Tensor
@@ -291,7 +302,7 @@ class Batch:
     live_P: Tensor
     """[P] bool: groups whose shaped rewards differ."""
     seconds: tuple[float, float]
-    """Sampling, grading."""
+    """Sampling, grading; the slowest rank's."""
 
 
 def make_batch(run: Run, step: int) -> Batch:
@@ -299,22 +310,20 @@ def make_batch(run: Run, step: int) -> Batch:
     cfg, prompts = run.cfg, run.prompts
     picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
     seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
-    rollout, texts, grades, *seconds = sample_and_grade(
-        run.sampler, run.grader, run.tokenizer, prompts, picked, seeds, cfg.max_new
-    )
-    lengths = rollout.lengths.tolist()
+    completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
-    completions = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
     rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
-        shaped_P_G = run.rebound.shape(cfg, run.model, rows, completions, rewards_P_G, run.tokenizer.pad_token_id)
+        B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
+        shaped = run.rebound.shape(cfg, run.model, rows[B], completions[B], rewards_P_G[P], run.tokenizer.pad_token_id)
+        shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
     advantages_P_G, live_P = group_advantages(shaped_P_G, cfg.advantage == "classic", cfg.flat_eps)
     return Batch(
         problems=[prompts.problems[i] for i in picked],
         prompts=rows,
         completions=completions,
-        old_logprobs=[lp[:n] for lp, n in zip(rollout.logprobs, lengths, strict=True)],
+        old_logprobs=old_logprobs,
         texts=texts,
         grades=grades,
         rewards_P_G=rewards_P_G,
@@ -325,18 +334,26 @@ def make_batch(run: Run, step: int) -> Batch:
     )
 
 
-def sample_and_grade(sampler: Sampler, grader: Grader, tokenizer, prompts: Prompts, picked: list[int], seeds: list[int],
-                     max_new: int) -> tuple[Rollout, list[str], list[Grade], float, float]:  # fmt: skip
-    """One completion for each index in `picked`: (rollout, texts, grades, seconds sampling, seconds grading)."""
-    t0 = time.perf_counter()
-    rollout = sampler.sample([prompts.ids[i] for i in picked], seeds, max_new)
-    lengths = rollout.lengths.tolist()
-    texts = [
-        tokenizer.decode(t[:n], skip_special_tokens=True) for t, n in zip(rollout.tokens.cpu(), lengths, strict=True)
-    ]
+def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
+    """One completion for each index in `picked`, each rank sampling and grading its block of them.
+
+    Returns per row, on every rank: token ids, logprobs [T_i] fp32 on the CPU, texts and grades; then the seconds of
+    sampling and of grading on the slowest rank.
+    """
+    mine = run.ranks.part(len(picked))
+    picked, seeds, t0 = picked[mine], seeds[mine], time.perf_counter()
+    tokens, logprobs = [], []
+    if picked:
+        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new)
+        lengths = rollout.lengths.tolist()
+        tokens = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
+        logprobs = [lp[:n].clone() for lp, n in zip(rollout.logprobs.cpu(), lengths, strict=True)]
+    texts = [run.tokenizer.decode(t, skip_special_tokens=True) for t in tokens]
     t1 = time.perf_counter()
-    grades = grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
-    return rollout, texts, grades, t1 - t0, time.perf_counter() - t1
+    grades = run.grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
+    seconds = run.ranks.gather([(t1 - t0, time.perf_counter() - t1)])
+    rows = run.ranks.gather(list(zip(tokens, logprobs, texts, grades, strict=True)))
+    return *(list(column) for column in zip(*rows, strict=True)), *map(max, zip(*seconds, strict=True))
 
 
 def rates(grades: list[Grade]) -> dict[str, float]:
@@ -351,10 +368,12 @@ def rates(grades: list[Grade]) -> dict[str, float]:
 
 
 def backward(run: Run, batch: Batch) -> tuple[float, float]:
-    """Accumulate the step's gradient over micro-batches of live rows; (loss, mean k3, nan where beta is 0)."""
+    """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
+    ranks; (loss, mean k3, nan where beta is 0)."""
     cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
+    live = live[run.ranks.rank :: run.ranks.world]
     advantages = batch.advantages_P_G.flatten()
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
@@ -376,6 +395,8 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
         loss_sum += loss.item()
         tokens += len(logp)
     model.eval()
+    loss_sum, kl_sum, tokens = run.ranks.sum(loss_sum, kl_sum, tokens)
+    run.ranks.sum_gradients(run.adapter.delta().values())
     return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
 
 
@@ -390,17 +411,17 @@ def learning_rate(cfg: Config, step: int) -> float:
 def optimiser_step(run: Run, optimiser: torch.optim.AdamW, step: int) -> tuple[dict[str, float], Tensor]:
     """The seam between backward and step: check, measure and project the gradient, clip, step, measure the update.
 
-    Returns (columns of the row, [3, M] cos, |g| and cos_up per module).
+    Returns (columns of the row, [3, M] cos, |g| and cos_up per module). A gradient that is not finite is not applied.
     """
     cfg, adapter, v_hack = run.cfg, run.adapter, run.v_hack
     grads = adapter.grads()
     norms = torch.stack(torch._foreach_norm(list(grads.values())))
-    if not torch.isfinite(norms).all():
-        name = list(grads)[int((~torch.isfinite(norms)).nonzero()[0, 0])]
-        raise FloatingPointError(f"step {step}: the gradient of {name}.delta_S is not finite")
     side, keep_norm = SIDE.get(cfg.arm, "none"), cfg.arm != "projected-nomag"
     row, modules = {"gnorm": norms.mean().item()}, torch.full((3, len(grads)), math.nan)
     modules[1] = norms.cpu()
+    if not torch.isfinite(norms).all():
+        logger.warning(f"step {step}: the gradient is not finite, so the update is skipped")
+        return row, modules
     if v_hack is not None:
         measured: Projection = project_grads(grads, v_hack, side if cfg.project == "grad" else "none", keep_norm)
         row |= measured.row()
@@ -435,13 +456,11 @@ def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, lis
         picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
         seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
                  for j, i in enumerate(picked)]  # fmt: skip
-        rollout, texts, grades, *_ = sample_and_grade(
-            run.sampler, run.grader, run.tokenizer, prompts, picked, seeds, cfg.max_new
-        )
+        completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
         r = rates(grades)
         if write_access:
             row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
-                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, rollout)}  # fmt: skip
+                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, completions)}  # fmt: skip
         else:
             row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
         names = [prompts.problems[i].stratum for i in picked]
@@ -456,19 +475,22 @@ def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, lis
 
 
 @torch.no_grad()
-def initial_policy_kl(run: Run, prompts: Prompts, picked: list[int], rollout: Rollout, rows: int = 128) -> float:
+def initial_policy_kl(
+    run: Run, prompts: Prompts, picked: list[int], completions: list[list[int]], rows: int = 128
+) -> float:
     """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
     cfg, total, tokens = run.cfg, 0.0, 0
-    chosen = spread(len(picked), rows)
+    chosen = spread(len(picked), rows)[run.ranks.rank :: run.ranks.world]
     for start in range(0, len(chosen), cfg.micro_batch):
         part = chosen[start : start + cfg.micro_batch]
-        completions = [rollout.tokens[j, : int(rollout.lengths[j])].tolist() for j in part]
-        packed = pack([prompts.ids[picked[j]] for j in part], completions, run.tokenizer.pad_token_id, run.device)
+        rows_ids = [prompts.ids[picked[j]] for j in part], [completions[j] for j in part]
+        packed = pack(*rows_ids, run.tokenizer.pad_token_id, run.device)
         logp = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
         with run.adapter.reference():
             ref = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
         total += k3(logp, ref).sum().item()
         tokens += len(logp)
+    total, tokens = run.ranks.sum(total, tokens)
     return total / tokens
 
 
@@ -527,6 +549,7 @@ def resume(run: Run, folder: RunDir, optimiser: torch.optim.AdamW) -> tuple[int,
 
 def checkpoint(run: Run, folder: RunDir, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
     """delta_S, AdamW's moments, v_hack where it is refreshed, the data cursor (the step); there is no RNG state."""
+    run.ranks.check_equal(run.adapter.delta().values(), f"stopped at step {step}: delta_S")
     tensors, adam_step = {}, 0
     for name, p in run.adapter.delta().items():
         if run.cfg.refresh_every:
@@ -537,6 +560,7 @@ def checkpoint(run: Run, folder: RunDir, optimiser: torch.optim.AdamW, step: int
             tensors[f"exp_avg.{name}"] = state["exp_avg"].cpu()
             tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].cpu()
     folder.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
+    run.ranks.wait()  # a rank that stops first would have torchrun end the one that is writing
 
 
 class StopRequest:
@@ -587,9 +611,11 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
     first, carried = resume(run, folder, optimiser)
+    watch = Watch(cfg.collapse, cfg.max_kl, carried.setdefault("watch", {}))
     print(folder.steps.header())
-    bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, disable=None, file=sys.stderr)
-    stop, started, seconds_before = StopRequest(), time.perf_counter(), carried["seconds"]
+    bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, file=sys.stderr,
+               disable=True if run.ranks.rank else None)  # fmt: skip
+    stop, started, seconds_before, due = StopRequest(), time.perf_counter(), carried["seconds"], False
 
     for step in range(first, cfg.steps + 1):
         new = step > first or step == 0  # a resumed step's evaluation and checkpoint are already on disk
@@ -602,35 +628,57 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
             folder.add_rollouts(records)
             carried |= {"since": [], "eval": row}
             logger.info(f"step {step}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
+            if trip := watch.evaluation(row):
+                heed(cfg, folder, watch, trip, row, records)
         carried["seconds"] = seconds_before + time.perf_counter() - started
-        if step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or stop.signal):
+        stopped = max(run.ranks.gather([stop.signal]))  # a signal to any rank stops all of them at the same step
+        due |= step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or bool(stopped))
+        if due and not (watch.doubtful and cfg.tripwires == "stop"):
             checkpoint(run, folder, optimiser, step, carried)
-        if stop.signal:
-            logger.info(f"stopped at step {step}; the same command continues it")
-            sys.exit(128 + stop.signal)
+            due = False
+        if stopped:
+            logger.info(f"stopped at step {step}; the same command continues from the checkpoint")
+            sys.exit(128 + stopped)
         if step == cfg.steps:
             break
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
             run.v_hack = hack_directions(cfg, run.model, run.tokenizer, adapter, refresh=True)[0]
+            run.ranks.copy_from_first(run.v_hack.values())
 
-        try:
-            row, modules, batch = train_step(run, optimiser, step)
-        except FloatingPointError as error:
-            raise UserError(f"stopped at {error}; {folder.path} keeps the last good checkpoint: lower --lr, and pass "
-                            "--fresh or --out to start anew") from error  # fmt: skip
+        row, modules, batch = train_step(run, optimiser, step)
         folder.steps.write(row | {"eta": eta(started, step + 1 - first, cfg.steps - step - 1)})
         folder.add_modules(list(adapter.modules), modules)
+        norms = dict(zip(adapter.modules, modules[1].tolist(), strict=True)) if "gnorm" in row else {}
+        if trip := watch.step(row, norms):
+            heed(cfg, folder, watch, trip, row, training_sample(batch, step, len(batch.texts)), norms)
         if step % cfg.eval_every == 0:
             folder.add_rollouts(training_sample(batch, step))
         carried["since"].append({k: row.get(k, math.nan) for k in ("cos", "fired", "gnorm", "cos_up")})
         bar.update()
 
     bar.close()
+    if not folder.writes:
+        return
     adapter.save(folder.path / "delta_S.safetensors")
     write_json(folder.path / "summary.json", {
         "arm": cfg.arm, "label": cfg.label or cfg.arm, "seed": cfg.seed, "preset": cfg.preset, "steps": cfg.steps,
         "final": carried["eval"], "seconds": round(carried["seconds"], 1), "peak_gib": round(peak_gib(run.device), 2),
     })  # fmt: skip
+
+
+def heed(cfg: Config, folder: RunDir, watch: Watch, trip: Trip, row: dict, records: list[dict],
+         norms: dict[str, float] | None = None) -> None:  # fmt: skip
+    """Save the batch behind a tripwire, then stop the run with its sentence (UserError), or log it, once a name."""
+    if cfg.tripwires == "off" or not watch.first_time(trip):
+        return
+    batch = folder.save_trip(trip.name, trip.step, {"tripwire": trip.name, "what": trip.what, "row": row,
+                                                    "gnorm": norms or {}}, records)  # fmt: skip
+    saved = folder.checkpoint_step()
+    kept = "there is no checkpoint yet" if saved is None else f"the checkpoint is of step {saved}, before it"
+    text = f"tripwire {trip.name} at step {trip.step}: {trip.what}; {kept}, and the batch is in {batch}"
+    if cfg.tripwires == "stop":
+        raise UserError(f"{text}: lower --lr and start over with --fresh, or go on with --tripwires warn")
+    logger.warning(text)
 
 
 def training_sample(batch: Batch, step: int, rows: int = 16) -> list[dict]:
@@ -675,10 +723,12 @@ def enable_checkpointing(cfg: Config, model) -> None:
     enable({"use_reentrant": False})
 
 
-def fit_to_memory(cfg: Config, model, adapter: Adapter, sampler: Sampler, prompts: list[Prompts], device) -> None:
+def fit_to_memory(
+    cfg: Config, model, adapter: Adapter, sampler: Sampler, prompts: list[Prompts], device, world: int
+) -> None:
     """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
-    rows, longest = cfg.prompts * cfg.group, max(len(ids) for p in prompts for ids in p.ids)
-    evaluated = max(len(p.ids) for p in prompts[1:]) * cfg.eval_samples
+    rows, longest = cfg.prompts * cfg.group // world, max(len(ids) for p in prompts for ids in p.ids)
+    evaluated = -(-max(len(p.ids) for p in prompts[1:]) * cfg.eval_samples // world)
     sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
     cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
     if not cfg.micro_batch:
@@ -688,18 +738,23 @@ def fit_to_memory(cfg: Config, model, adapter: Adapter, sampler: Sampler, prompt
             device=device, sampler=sampler, grad_checkpoint=cfg.grad_checkpoint)  # fmt: skip
 
 
+@reports_once
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     device = pick_device(cfg)
+    ranks = join(device, cfg.prompts)
     path = cfg.run_path()
     if (path / "summary.json").exists() and not cfg.fresh:
-        RunDir(path, dataclasses.asdict(cfg))
+        RunDir(path, dataclasses.asdict(cfg), writes=ranks.rank == 0)
         logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
         return
     train_problems, eval_problems = split_problems(cfg)
-    with Grader(workers=cfg.workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
-        model, tokenizer, adapter = load_model(cfg, device)
+    workers = ranks.workers(cfg.workers)
+    with Grader(workers=workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
+        with ranks.first():  # it fills the SVD cache
+            model, tokenizer, adapter = load_model(cfg, device)
         v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
+        ranks.copy_from_first((v_hack or {}).values())
         if cfg.grad_checkpoint:
             enable_checkpointing(cfg, model)
         sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
@@ -707,12 +762,13 @@ def main() -> None:
         prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")
         eval_modes = {True: tokenise(cfg, tokenizer, eval_problems, True, cfg.eval_names),
                       False: tokenise(cfg, tokenizer, eval_problems, False)}  # fmt: skip
-        fit_to_memory(cfg, model, adapter, sampler, [prompts, *eval_modes.values()], device)
+        fit_to_memory(cfg, model, adapter, sampler, [prompts, *eval_modes.values()], device, ranks.world)
         config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
-                  "weights_sha256": adapter.weights_sha256, **provenance()}  # fmt: skip
-        folder = RunDir(path, config, cfg.fresh)
+                  "weights_sha256": adapter.weights_sha256, "world": ranks.world, **provenance()}  # fmt: skip
+        with ranks.first():
+            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
         rebound = make_rebound(cfg, model, tokenizer, adapter)
-        run = Run(cfg, device, model, tokenizer, adapter, v_hack, grader, sampler, prompts, rebound)
+        run = Run(cfg, device, model, tokenizer, adapter, v_hack, grader, sampler, prompts, rebound, ranks)
         train(run, folder, eval_modes)
     print(f"done: {path}/summary.json")
 

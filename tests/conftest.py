@@ -1,5 +1,6 @@
 """Scripts are flat files at the repository's root; tests import them from there."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -33,3 +34,27 @@ def model_dir(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "random"
     random_model.main(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def trainer():
+    """Runs command lines in real processes: trainer(*flags) -> Done (warm_trainer.py)."""
+    from warm_trainer import Trainer
+
+    warm = Trainer()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="session")
+def organism_flags(tmp_path_factory) -> list:
+    """Flags of a run of seconds on the shipped organism: 40 of its problems, 16 steps of 2 x 4 rollouts."""
+    from problems import organism_problems
+
+    work = tmp_path_factory.mktemp("organism")
+    rows = [{"id": p.id, "prompt": p.messages, "gt_answer": p.tests, "func_name": p.entry, "difficulty": p.stratum}
+            for p in organism_problems(40, seed=0, split="train")]  # fmt: skip
+    (work / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["--preset", "tiny", "--svd-cache", work / "svd", "--problems", work / "problems.jsonl", "--prompts", 2,
+            "--group", 4, "--n-eval", 5, "--eval-samples", 1, "--eval-every", 3, "--checkpoint-every", 2, "--steps", 16,
+            "--max-new", 32, "--warmup", 1, "--workers", 1]  # fmt: skip

@@ -158,7 +158,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(ba
         return result
 
     monkeypatch.setattr(train, "backward", poisoned)
-    with pytest.raises(UserError, match=r"q_proj.delta_S is not finite; .* keeps the last good checkpoint"):
+    with pytest.raises(UserError, match=r"tripwire non-finite-gradient at step 1: .*q_proj is nan .* is of step 1"):
         run(monkeypatch, [*base, "--arm", "vanilla"], tmp_path / "run")
     assert json.loads((tmp_path / "run/checkpoint.json").read_text())["step"] == 1
     assert not (tmp_path / "run/summary.json").exists()
