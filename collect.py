@@ -20,6 +20,7 @@ from loguru import logger
 from presets import UserError, run_main
 
 FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
+FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
 FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
 
 
@@ -57,7 +58,7 @@ def samples(source: Path, k: int) -> str:
     text = f"# {source.parent.name}: {k} of {len(rows)} completions at step {last}, evenly spread, not selected\n"
     for i in range(k):
         r = rows[i * len(rows) // k]
-        facts = ", ".join(f"{name} {r[name]}" for name in ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward"))
+        facts = ", ".join(f"{name} {r[name]}" for name in FACTS)
         text += f"\n## {i + 1}. problem {r['problem']}\n\n{facts}; {r['reason']}\n\n"
         text += "".join(f"    {line}\n" for line in r["completion"].splitlines())
     return text
