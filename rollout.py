@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
 
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
@@ -100,7 +99,7 @@ def draw(logits: Tensor, keys: Tensor, step: Tensor | int, temperature: float, t
 
 def _load_kernels(layer: _Layer):
     """rollout_kernels, or None where Triton is missing or a shape is none of its."""
-    if layer.head_dim & (layer.head_dim - 1) or not isinstance(layer.act, nn.SiLU | SiLUActivation):
+    if layer.head_dim & (layer.head_dim - 1) or type(layer.act).__name__ not in ("SiLU", "SiLUActivation"):
         return None
     try:
         import rollout_kernels
