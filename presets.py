@@ -60,7 +60,15 @@ PRESETS: dict[str, dict] = {
         grad_checkpoint=False,
     ),
     # lr, steps and max_new tuned once, on vanilla alone (docs/results/dev/tuning).
-    "dev": dict(_LEETCODE, model="Qwen/Qwen2.5-Coder-0.5B-Instruct", group=8, max_new=384, steps=100, lr=2e-3),
+    "dev": dict(
+        _LEETCODE,
+        model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        group=8,
+        max_new=384,
+        steps=100,
+        lr=2e-3,
+        grad_checkpoint=False,
+    ),
     "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04),
     "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024),
 }
