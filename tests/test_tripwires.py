@@ -86,7 +86,7 @@ def test_pass_collapse_keeps_a_checkpoint_from_before_it(organism_flags, trainer
 
 
 def test_kl_blow_up_stops_a_run_or_warns_once(organism_flags, trainer, tmp_path):
-    words = [*organism_flags, "--arm", "vanilla", "--beta", 0.01, "--max-kl", 1e-7, "--eval-every", 100, "--steps", 12]
+    words = [*organism_flags, "--arm", "vanilla", "--beta", 0.01, "--max-kl", 1e-7, "--eval-every", 100, "--steps", 8]
     line = trainer(*words, "--out", tmp_path / "stop").sentence
     assert "tripwire kl-blow-up at step" in line and "above --max-kl 1e-07" in line
     found, _ = evidence(tmp_path / "stop")
