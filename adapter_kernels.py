@@ -1,39 +1,23 @@
-"""The adapter's training products in bf16, fewer of them: a drop-in for AdditiveDelta and AtZero of antipasto.py.
+"""The products of one adapted Linear, forward and backward, in as few and as cheap ones as the numerics allow.
 
-    forward      y  = [x, (x Vh^T) * delta_S] [W | U]^T + b      exact: summed in fp32, rounded once
-                 y  = [x, x] [W | D]^T + b                       the same with D = U diag(delta_S) Vh held (`wide`)
-    recompute    y' = x M^T + b,   M = bf16(W + D)               one product: only gradients are made of it
-    backward     dx = g M                                        one product
-                 d delta_S = diag(U^T G Vh^T),   G = g^T x       one product over the tokens and a small one
+x [T, d_in], g [T, d_out], W [d_out, d_in], U [d_out, r], Vh [r, d_in], D = U diag(delta_S) Vh:
 
-Only what a loss or a logprob is made of needs the delta exact. In the layers that gradient checkpointing recomputes
-during backward, and in dx, rounding M to bf16 costs relative noise of 2^-9 in the gradient, not the applied delta.
-Products over the tokens, in units of x W^T (Qwen3-4B: U and Vh are 1.34 W): AdditiveDelta 7.0, this 5.6 to 5.9, with
-`wide` 5.25, LoRA 3.
+    bf16  forward     y  = [x, (x Vh^T) * delta_S] [W | U]^T + b   exact: summed in fp32, rounded once
+          recompute   y' = x M^T + b,   M = bf16(W + D)            one product: only gradients are made of it
+          backward    dx = g M                                     one product
+                      d delta_S = diag(U^T G Vh^T),   G = g^T x    one product over the tokens and a small one
+    fp32  the same with M = W + D in forward too, since fp32 loses nothing of the sum
 
-`keep` holds M [d_out, d_in] of every Linear between micro-batches (as many bytes as the weights), else it is made in
-the recompute and dropped after the Linear's backward. `skip_last`: a block ends in its down_proj plus a residual, so
-that product's value is used by nothing in the recompute and is not computed (pre-norm blocks, as in Qwen2 and Qwen3).
-`stash` keeps the forward's outputs for the recompute, which then multiplies nothing: 2 bytes a token and output.
+Only what a loss or a logprob is made of needs the delta exact: bf16(W + D) loses a small D, but in the layers that
+gradient checkpointing recomputes during backward, and in dx, that is relative noise of 2^-9 in the gradient.
+At delta_S = 0 every product is the base model's own, bit for bit. Figures: bench/train.tsv.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which products a Linear takes and what it holds; see the module docstring."""
-
-    keep: bool = False
-    wide: bool = False
-    skip_last: bool = False
-    stash: bool = False
 
 
 def recomputing() -> bool:
@@ -41,42 +25,17 @@ def recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-@torch.no_grad()
 def merged(module: nn.Module) -> Tensor:
-    """M = bf16(W + U diag(delta_S) Vh) [d_out, d_in], W itself at delta_S = 0, held until the delta changes."""
-    held = module.__dict__.get("_merged")
-    if held is None or held[0] != module.delta_S._version:
-        M = module.weight
-        if not module.is_zero():
-            M = torch.addmm(M, module.U * module.delta_S.to(M.dtype), module.Vh)
-        held = module.__dict__["_merged"] = (module.delta_S._version, M)
-    return held[1]
+    """M = W + U diag(delta_S) Vh [d_out, d_in] in W's dtype; W itself at delta_S = 0."""
+    if module.is_zero():
+        return module.weight
+    return torch.addmm(module.weight, module.U * module.delta_S.to(module.U.dtype), module.Vh)
 
 
-@torch.no_grad()
-def wide(module: nn.Module) -> Tensor:
-    """[W | D] [d_out, 2 d_in], held until the delta changes or `drop`; twice the bytes of W."""
-    held = module.__dict__.get("_wide")
-    if held is None or held[0] != module.delta_S._version:
-        both = torch.cat([module.weight, module.delta_weight()], dim=1) if held is None else held[1]
-        if held is not None:
-            both[:, module.in_features :] = module.delta_weight()
-        held = module.__dict__["_wide"] = (module.delta_S._version, both)
-    return held[1]
-
-
-def drop(module: nn.Module) -> None:
-    """Free what the plans hold."""
-    for name in ("_merged", "_wide", "_stash"):
-        module.__dict__.pop(name, None)
-
-
-def exact(x: Tensor, module: nn.Module, plan: Plan) -> Tensor:
-    """y with the applied delta right: summed in fp32, rounded once; at delta_S = 0 the base model's own product."""
+def exact(x: Tensor, module: nn.Module) -> Tensor:
+    """y [..., d_out] with all of the delta in it: summed in fp32, rounded once."""
     if module.is_zero():
         return F.linear(x, module.weight, module.bias)
-    if plan.wide:
-        return F.linear(torch.cat([x, x], dim=-1), wide(module), module.bias)
     h = F.linear(x, module.Vh)
     return F.linear(torch.cat([x, h * module.delta_S.to(h.dtype)], dim=-1), module.weight_U, module.bias)
 
@@ -92,38 +51,27 @@ def delta_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
 
 
 class DeltaLinear(torch.autograd.Function):
-    """x [..., d_in] -> [..., d_out] through an SVDLinear in bf16, gradients for x and delta_S only."""
+    """x [..., d_in] -> [..., d_out] through an antipasto.SVDLinear, gradients for x and delta_S only."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, delta_S: Tensor, module: nn.Module, plan: Plan, last: bool) -> Tensor:
-        ctx.module, ctx.plan = module, plan
-        ctx.save_for_backward(x)
-        if recomputing():
-            if last and plan.skip_last:
-                return x.new_empty((*x.shape[:-1], module.out_features))
-            if plan.stash:
-                return module.__dict__.pop("_stash")
-            return F.linear(x, merged(module), module.bias)
-        y = exact(x, module, plan)
-        if plan.stash and not (last and plan.skip_last):
-            module.__dict__["_stash"] = y.detach()
+    def forward(ctx, x: Tensor, delta_S: Tensor, module: nn.Module) -> Tensor:
+        ctx.module, M, again = module, module.weight, recomputing()
+        if again and module.ends_block:  # nothing in the recompute reads what a block ends in: it is not computed
+            y = x.new_empty((*x.shape[:-1], module.out_features))
+        elif again or x.dtype == torch.float32:
+            M = merged(module)
+            y = F.linear(x, M, module.bias)
+        else:
+            y = exact(x, module)
+        # W stands in for an M that was not made: checkpointing wants as many tensors of the same shapes both times.
+        ctx.save_for_backward(x, M)
         return y
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        (x,), module = ctx.saved_tensors, ctx.module
-        d_delta = dx = None
+        (x, M), module, d_delta, dx = ctx.saved_tensors, ctx.module, None, None
         if ctx.needs_input_grad[1]:
             d_delta = delta_gradient(x.flatten(0, -2), g.flatten(0, -2), module)
         if ctx.needs_input_grad[0]:
-            dx = g @ merged(module)
-        if not ctx.plan.keep:
-            module.__dict__.pop("_merged", None)
-        return dx, d_delta, None, None, None
-
-
-def delta_linear(x: Tensor, module: nn.Module, plan: Plan = Plan(), last: bool = False) -> Tensor:
-    """y [..., d_out] of an SVDLinear for bf16 x [..., d_in]; `last`: the product that ends a pre-norm block."""
-    if not torch.is_grad_enabled():
-        return exact(x, module, plan)
-    return DeltaLinear.apply(x, module.delta_S, module, plan, last)
+            dx = g @ (merged(module) if M.data_ptr() == module.weight.data_ptr() else M)
+        return dx, d_delta, None

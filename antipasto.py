@@ -6,14 +6,13 @@ For W [d_out, d_in] of full rank r = min(d_out, d_in), W = U diag(S) Vh, only `d
     d delta_S = sum_t h_t * (g_t U)                     backward, g [T, d_out]
     dx = g W + ((g U) * delta_S) Vh
 
-The sum is one product, y = [x, h * delta_S] [W | U]^T + b, accumulated in fp32 and rounded once. Rounding x W^T to
-bf16 first would put it on the grid, and a delta of less than half a unit in the last place would round away again:
-measured, 25% of a delta of 1e-3 is lost that way and all of 7e-5 (tests/test_antipasto.py, docs/method.md).
+In bf16 the sum is one product, y = [x, h * delta_S] [W | U]^T + b, accumulated in fp32 and rounded once. Rounding
+x W^T to bf16 first would put it on the grid, and a delta of less than half a unit in the last place would round away
+again: measured, 25% of a delta of 1e-3 is lost that way and all of 7e-5 (tests/test_antipasto.py, docs/method.md).
+adapter_kernels.py has the products, and what backward may take instead.
 
-In fp32, where W + U diag(delta_S) Vh loses nothing, it is one matrix and half the products (`MergedDelta`).
-
-Identity: at delta_S = 0 the adapted model equals the base model bit for bit, in any dtype (in bf16 that product
-is then skipped), so switching the delta off (`reference`) is the KL reference and costs no second copy of the weights.
+Identity: at delta_S = 0 the adapted model equals the base model bit for bit, in any dtype (that product is then
+skipped), so switching the delta off (`reference`) is the KL reference and costs no second copy of the weights.
 
 Departures from AntiPaSTO (wassname): no rotation of the singular axes, since a rotated axis would void v_hack, and
 the additive form instead of U diag(S + delta_S) Vh, because the merged form loses deltas below bf16's resolution.
@@ -41,6 +40,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from adapter_kernels import DeltaLinear
+
 # Attention and MLP projections of Qwen2 and Qwen3, and the gated delta net's in Qwen3.5 (in_proj_*, out_proj).
 TARGET = re.compile(
     r"(^|\.)layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$"
@@ -50,65 +51,6 @@ RECONSTRUCTION_TOL = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 
 
 class AdapterError(ValueError):
     """A model, cache or delta_S file that cannot be used; the message says what to do."""
-
-
-class AdditiveDelta(torch.autograd.Function):
-    """y = [x, h * delta_S] [W | U]^T + b with h = x Vh^T, and gradients for x and delta_S only.
-
-    weight_U is [W | U], [d_out, d_in + r]. h serves forward and backward, g U serves d delta_S and dx, x is not kept.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight_U: Tensor, bias: Tensor | None, Vh: Tensor, delta_S: Tensor) -> Tensor:
-        h = F.linear(x, Vh)
-        ctx.save_for_backward(h, weight_U, Vh, delta_S)
-        return F.linear(torch.cat([x, h * delta_S.to(h.dtype)], dim=-1), weight_U, bias)
-
-    @staticmethod
-    def backward(ctx, g: Tensor):
-        h, weight_U, Vh, delta_S = ctx.saved_tensors
-        weight, U = weight_U.split([Vh.shape[1], Vh.shape[0]], dim=1)
-        g_U = g @ U
-        d_delta = dx = None
-        if ctx.needs_input_grad[4]:
-            d_delta = (h.float() * g_U.float()).flatten(0, -2).sum(0)
-        if ctx.needs_input_grad[0]:
-            dx = g @ weight + (g_U * delta_S.to(g.dtype)) @ Vh
-        return dx, None, None, None, d_delta
-
-
-class AtZero(AdditiveDelta):
-    """AdditiveDelta at delta_S = 0: the base model's own product, so that not a bit differs; the same gradients."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight_U: Tensor, bias: Tensor | None, Vh: Tensor, delta_S: Tensor) -> Tensor:
-        ctx.save_for_backward(F.linear(x, Vh), weight_U, Vh, delta_S)
-        return F.linear(x, weight_U[:, : Vh.shape[1]], bias)
-
-
-class MergedDelta(torch.autograd.Function):
-    """y = x (W + U diag(delta_S) Vh)^T + b, for fp32, where the sum loses nothing: half the products of AdditiveDelta.
-
-    With G = g^T x [d_out, d_in], d delta_S = diag(U^T G Vh^T). At delta_S = 0 the merged matrix is W itself.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight_U: Tensor, bias: Tensor | None, Vh: Tensor, delta_S: Tensor) -> Tensor:
-        weight, U = weight_U.split([Vh.shape[1], Vh.shape[0]], dim=1)
-        merged = torch.addmm(weight, U * delta_S.to(U.dtype), Vh)
-        ctx.save_for_backward(x, merged, weight_U, Vh)
-        return F.linear(x, merged, bias)
-
-    @staticmethod
-    def backward(ctx, g: Tensor):
-        x, merged, weight_U, Vh = ctx.saved_tensors
-        d_delta = dx = None
-        if ctx.needs_input_grad[4]:
-            G = g.flatten(0, -2).T @ x.flatten(0, -2)
-            d_delta = ((weight_U[:, Vh.shape[1] :].T @ G) * Vh).sum(1).float()
-        if ctx.needs_input_grad[0]:
-            dx = g @ merged
-        return dx, None, None, None, d_delta
 
 
 class SVDLinear(nn.Module):
@@ -128,6 +70,8 @@ class SVDLinear(nn.Module):
         self.register_buffer("S", S.float().to(weight.device))
         self.delta_S = nn.Parameter(torch.zeros(S.numel(), dtype=torch.float32, device=weight.device))
         self.enabled = True
+        self.ends_block = False
+        """Whether nothing but a residual reads the output: the last product of a pre-norm block."""
         self._zero = (-1, True)
 
     @property
@@ -148,13 +92,9 @@ class SVDLinear(nn.Module):
         return self._zero[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.enabled and x.dtype == torch.float32:
-            return MergedDelta.apply(x, self.weight_U, self.bias, self.Vh, self.delta_S)
-        if self.enabled and self.is_zero() and torch.is_grad_enabled():
-            return AtZero.apply(x, self.weight_U, self.bias, self.Vh, self.delta_S)
-        if not self.enabled or self.is_zero():
+        if not self.enabled:
             return F.linear(x, self.weight, self.bias)
-        return AdditiveDelta.apply(x, self.weight_U, self.bias, self.Vh, self.delta_S)
+        return DeltaLinear.apply(x, self.delta_S, self)
 
     def applied_delta(self, x: Tensor) -> Tensor:
         """The term that delta_S adds to the output, ((x Vh^T) * delta_S) U^T, [..., d_out]."""
@@ -348,6 +288,7 @@ def wrap(model: nn.Module, cache_dir: Path, device: torch.device | str = "cpu") 
     for name, linear in tqdm(targets, desc="svd", disable=None, leave=False):
         U, S, Vh, sha, hit = cached_svd(linear.weight.data, Path(cache_dir) / f"{name}.safetensors", device)
         modules[name] = SVDLinear(linear, U, S, Vh)
+        modules[name].ends_block = name.endswith("mlp.down_proj")
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, modules[name])
         digest.update(f"{name} {sha}\n".encode())

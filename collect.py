@@ -2,7 +2,8 @@
 
 Per run: config, steps, evals, strata, summary, and rollouts.jsonl reduced to the fields that tables are made of, with
 the text of the first few completions of each evaluation (the first in the file, whatever they say). Held-out tables
-come along. Runs without summary.json are left out.
+come along. Runs without summary.json are left out. `--samples K` also writes samples_<run>.md: K completions of the
+last evaluation with write access, evenly spread over its rows, whatever they say.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from loguru import logger
 from presets import UserError, run_main
 
 FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
+FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
 FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
 
 
@@ -32,6 +34,8 @@ class CollectConfig:
     """Where the copies go."""
     texts: int = 4
     """Completions kept whole for each step and split."""
+    samples: int = 0
+    """Completions of the last evaluation in samples_<run>.md, for the runs of seed 0."""
 
 
 def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
@@ -46,6 +50,20 @@ def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
             out.write(json.dumps({k: record[k] for k in keep if k in record}, ensure_ascii=False) + "\n")
 
 
+def samples(source: Path, k: int) -> str:
+    """Markdown with k rows of the last evaluation with write access, evenly spread, each with its grade."""
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    last = max(r["step"] for r in rows if r["split"] == "eval")
+    rows = [r for r in rows if r["split"] == "eval" and r["step"] == last]
+    text = f"# {source.parent.name}: {k} of {len(rows)} completions at step {last}, evenly spread, not selected\n"
+    for i in range(k):
+        r = rows[i * len(rows) // k]
+        facts = ", ".join(f"{name} {r[name]}" for name in FACTS)
+        text += f"\n## {i + 1}. problem {r['problem']}\n\n{facts}; {r['reason']}\n\n"
+        text += "".join(f"    {line}\n" for line in r["completion"].splitlines())
+    return text
+
+
 def main() -> None:
     cfg = tyro.cli(CollectConfig, description=__doc__)
     runs = sorted(p.parent for p in cfg.source.glob("*/summary.json"))
@@ -57,6 +75,8 @@ def main() -> None:
         for name in FILES:
             shutil.copyfile(run / name, folder / name)
         reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", cfg.texts)
+        if cfg.samples and json.loads((run / "summary.json").read_text())["seed"] == 0:
+            (cfg.target / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))
     for heldout in cfg.source.glob("*_heldout"):
         shutil.copytree(heldout, cfg.target / heldout.name, dirs_exist_ok=True)
     logger.info(f"{len(runs)} runs -> {cfg.target}")

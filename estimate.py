@@ -72,12 +72,12 @@ class Shape:
         return 2 * 2 * self.layers * self.kv
 
     def held(self, rows: int, tokens: int) -> float:
-        """Bytes held through a step: W, U, Vh, D and the embedding (tied) in bf16, the cache of `rows` x `tokens`."""
-        return 2 * (2 * self.weights() + self.factors() + self.vocab * self.d) + rows * tokens * self.kv_bytes()
+        """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
+        return 3 * self.weights() + 2 * (self.factors() + self.vocab * self.d) + rows * tokens * self.kv_bytes()
 
     def read(self, rows: int, tokens: float) -> float:
         """Bytes a decode step reads: W and D, the head, the cache at `tokens` a row."""
-        return 2 * (2 * self.weights() + self.vocab * self.d) + rows * tokens * self.kv_bytes()
+        return 3 * self.weights() + 2 * self.vocab * self.d + rows * tokens * self.kv_bytes()
 
 
 SHAPES = {

@@ -57,6 +57,14 @@ train PRESET ARM="vanilla" SEED="0" *ARGS: setup
     preset=$1 arm=${2:-vanilla} seed=${3:-0}; shift $(( $# < 3 ? $# : 3 ))
     {{py}} train.py --preset "$preset" --arm "$arm" --seed "$seed" "$@"
 
+# the same on N GPUs of this host: just train-dp 2 dev projected 1
+train-dp N PRESET ARM="vanilla" SEED="0" *ARGS: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    n=$1 preset=$2 arm=${3:-vanilla} seed=${4:-0}; shift $(( $# < 4 ? $# : 4 ))
+    {{py}} -m torch.distributed.run --standalone --nproc-per-node "$n" \
+        train.py --preset "$preset" --arm "$arm" --seed "$seed" "$@"
+
 # plots, table and verdicts of finished runs: just report outputs/tiny --out outputs/tiny/report
 report +RUNS: setup
     {{py}} plot_pareto.py "$@"

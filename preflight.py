@@ -28,11 +28,23 @@ BYTES_PER_LOGIT = 20
 
 
 def logprob_chunk(vocab: int, device: torch.device) -> int:
-    """Completion tokens a pass of the head: a power of two in [256, 8192] taking at most a tenth of the free memory."""
+    """Completion tokens a pass of the head: a power of two in [256, 1024] taking at most a tenth of the free memory."""
     if device.type != "cuda":
         return 2048
     tokens = max(1, torch.cuda.mem_get_info(device)[0] // 10 // (vocab * BYTES_PER_LOGIT))
-    return min(8192, max(256, 1 << (tokens.bit_length() - 1)))
+    return min(1024, max(256, 1 << (tokens.bit_length() - 1)))
+
+
+def decode_rows(config, tokens: int, at_least: int, device: torch.device, dtype: torch.dtype) -> int | None:
+    """Rows of `tokens` decoded together: keys and values in a fifth of the free memory, but at_least; None on a CPU.
+
+    config: the model's. Training decodes its P G rows at once; an evaluation has more and may take several turns.
+    """
+    if device.type != "cuda":
+        return None
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize * tokens
+    return max(at_least, torch.cuda.mem_get_info(device)[0] // 5 // row)
 
 
 def fit_micro_batch(model: nn.Module, adapter: Adapter, *, longest_prompt: int, max_new: int, rows: int, batch: int,
@@ -40,7 +52,7 @@ def fit_micro_batch(model: nn.Module, adapter: Adapter, *, longest_prompt: int, 
                     grad_checkpoint: bool = True) -> int:  # fmt: skip
     """The largest of rows, rows / 2, ..., 1 whose worst case leaves a tenth of the GPU free; `rows` itself on a CPU.
 
-    batch: P G, the rows that `sampler` (a rollout.Sampler, or None) decodes together. Raises presets.UserError where
+    batch: the most rows that `sampler` (a rollout.Sampler, or None) decodes together. Raises presets.UserError where
     the worst case is too large even with one row.
     """
     if device.type != "cuda":

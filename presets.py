@@ -60,9 +60,10 @@ PRESETS: dict[str, dict] = {
         micro_batch=32,
         grad_checkpoint=False,
     ),
-    "dev": dict(_LEETCODE, model="Qwen/Qwen2.5-Coder-0.5B-Instruct", group=8, max_new=512, micro_batch=16),
-    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04, micro_batch=8),
-    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024, micro_batch=8),
+    # lr, steps and max_new tuned once, on vanilla alone (docs/results/dev/tuning).
+    "dev": dict(_LEETCODE, model="Qwen/Qwen2.5-Coder-0.5B-Instruct", group=8, max_new=384, steps=100, lr=2e-3),
+    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04),
+    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024),
 }
 
 

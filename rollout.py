@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
 
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
@@ -100,7 +99,7 @@ def draw(logits: Tensor, keys: Tensor, step: Tensor | int, temperature: float, t
 
 def _load_kernels(layer: _Layer):
     """rollout_kernels, or None where Triton is missing or a shape is none of its."""
-    if layer.head_dim & (layer.head_dim - 1) or not isinstance(layer.act, nn.SiLU | SiLUActivation):
+    if layer.head_dim & (layer.head_dim - 1) or type(layer.act).__name__ not in ("SiLU", "SiLUActivation"):
         return None
     try:
         import rollout_kernels
@@ -392,8 +391,8 @@ class Sampler:
         self.kernels = _load_kernels(self.layers[0]) if cuda and self.layers else None
         self.check_every = 8 if cuda else 1
         """Decode steps between two looks at which rows have ended: a look waits for the device."""
-        self.delta_bits = 16
-        """Of the adapter's materialised delta where the model is not fp32: 16, or 8 with the Triton kernels."""
+        self.delta_bits = 8
+        """Of the adapter's materialised delta in bf16 models: 8, which needs the Triton kernels, or 16."""
         self._batch: _Batch | None = None
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self._addresses: list[tuple[int, int]] = []

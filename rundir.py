@@ -36,12 +36,13 @@ RESUMABLE = {
     "checkpoint_every",
     "sample_rollouts",
     "micro_batch",
+    "logprob_chunk",
     "engine",
     "tripwires",
     "collapse",
     "max_kl",
 }
-PROVENANCE = {"argv", "packages", "sandbox", "hardware", "git_commit", "git_diff_sha"}
+PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
 
 @dataclasses.dataclass
@@ -113,13 +114,13 @@ STRATUM_COLUMNS = [
 class Table:
     """A TSV file that also streams to stdout; owns its columns, widths and legend."""
 
-    def __init__(self, path: Path, columns: list[Column], stream: bool):
+    def __init__(self, path: Path, columns: list[Column], stream: bool, writes: bool = True):
         assert all(len(c.name) <= 7 for c in columns), [c.name for c in columns]
-        self.path, self.columns, self.stream = path, columns, stream
+        self.path, self.columns, self.stream, self.writes = path, columns, stream, writes
         self.ensure_header()
 
     def ensure_header(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        if self.writes and (not self.path.exists() or self.path.stat().st_size == 0):
             self.path.write_text(self.header() + "\n")
 
     def header(self) -> str:
@@ -130,6 +131,8 @@ class Table:
 
     def write(self, row: dict) -> None:
         """Append one row; missing values become nan. Raises OSError where the disk refuses it."""
+        if not self.writes:
+            return
         line = "\t".join(self._cell(c, row.get(c.name, math.nan)) for c in self.columns)
         append(self.path, f"{line}\n".encode())
         if self.stream:
@@ -143,22 +146,26 @@ class Table:
 
 
 class RunDir:
-    """One run's directory. Opening it creates it, or resumes it, or refuses it."""
+    """One run's directory. Opening it creates it, or resumes it, or refuses it.
 
-    def __init__(self, path: Path, config: dict, fresh: bool = False):
+    writes: False in the ranks of a data-parallel run that only load its checkpoint; their writes do nothing.
+    """
+
+    def __init__(self, path: Path, config: dict, fresh: bool = False, writes: bool = True):
         """Raises UserError where the directory holds a run of another configuration, naming the fields."""
-        self.path = Path(path)
-        if fresh and self.path.exists():
-            self._lock()  # a run that is being written stays where it is
-            self._move_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
-        for torn in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-            torn.unlink()
-        self._claim(config)
-        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True)
-        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False)
-        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False)
+        self.path, self.writes = Path(path), writes
+        if writes:
+            if fresh and self.path.exists():
+                self._lock()  # a run that is being written stays where it is
+                self._move_aside()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            for torn in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                torn.unlink()
+            self._claim(config)
+        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True, writes=writes)
+        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False, writes=writes)
+        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False, writes=writes)
         self.rollouts = self.path / "rollouts.jsonl"
         self.modules = self.path / "modules.f32"
 
@@ -198,11 +205,15 @@ class RunDir:
                             "pass --out elsewhere, or --fresh to move it aside")  # fmt: skip
 
     def add_rollouts(self, records: list[dict]) -> None:
+        if not self.writes:
+            return
         append(self.rollouts, jsonl(records))
 
     def save_trip(self, name: str, step: int, evidence: dict, records: list[dict]) -> Path:
         """Write tripwire-NAME-STEP.json (row, norms) and .jsonl (the batch); returns the latter's path."""
         path = self.path / f"tripwire-{name}-{step}.jsonl"
+        if not self.writes:
+            return path
         write_json(path.with_suffix(".json"), evidence)
         with atomic(path) as f:
             f.write(jsonl(records))
@@ -216,6 +227,8 @@ class RunDir:
     def add_modules(self, names: list[str], values: Tensor) -> None:
         """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
         modules.json names its axes. A step without a gradient is a row of nan, so that row and step agree."""
+        if not self.writes:
+            return
         if self.modules.stat().st_size == 0:
             write_json(self.path / "modules.json", {"axes": ["step", "field", "module"], "modules": names,
                                                     "fields": ["cos", "gnorm", "cos_up"]})  # fmt: skip
@@ -223,6 +236,8 @@ class RunDir:
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Tensors and a JSON state in one atomic file; checkpoint.json repeats the state for reading."""
+        if not self.writes:
+            return
         sizes = {}
         for path in self.appended:
             with naming(path), open(path, "rb+") as f:
@@ -245,6 +260,9 @@ class RunDir:
                 state = json.loads(metadata["state"])
             except (AdapterError, KeyError, ValueError) as error:
                 raise UserError(f"{path} is torn: pass --fresh to move this run aside and start over") from error
+        if not self.writes:
+            return (tensors, state) if tensors else None
+        if tensors:
             write_json(self.path / "checkpoint.json", state)  # a kill between the two files left it behind
         for file in self.appended:
             size, have = state["sizes"].get(file.name, 0), file.stat().st_size if file.exists() else 0

@@ -1,6 +1,7 @@
 """One GRPO run on delta_S: rollout -> grade -> advantage -> backward -> project -> step.
 
     python train.py --preset {tiny,dev,mid,full} --arm ARM --seed N [--steps N] [--any-field V]
+    torchrun --nproc-per-node N train.py ...        the same run on N GPUs (distributed.py)
 
 Departures from GRPO (Shao et al. 2024), each a flag: advantages without 1/std (Dr.GRPO), a fixed loss normaliser
 P G T_max, flat groups skipped. One optimiser step a batch of rollouts, so the PPO ratio differs from 1 only by the
@@ -27,15 +28,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from antipasto import Adapter
+from distributed import Ranks, join, reports_once
 from extract_vhack_grad import directions, file_sha256, load_v_hack, pair_differences
 from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
 from pairs import load_pairs, shuffled_labels
+from preflight import decode_rows, fit_micro_batch, logprob_chunk
 from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model, parse, pick_device, run_main
 from problems import EVALUATOR, EVALUATOR_NAMES, Problem, load_problems, organism_problems, prompt_messages
 from project import Projection, project_grads, random_directions, update_cosines
 from rebound import concept_direction, layer_at_depth, rebound_penalty, rebound_zscore_discount, residual_means
 from rewards import Grade, Grader, reward
-from rollout import Rollout, Sampler
+from rollout import Sampler
 from rundir import RunDir, provenance, write_json
 from tripwires import Trip, Watch
 
@@ -133,15 +136,15 @@ class Config(ModelConfig):
     rebound_depth: float = 0.66
     """Depth of the layer whose residual Rebound reads, as a share of the layers."""
 
-    micro_batch: int = 8
-    """Rows a forward and backward pass."""
-    logprob_chunk: int = 2048
-    """Completion tokens a pass of the language-model head."""
+    micro_batch: int = 0
+    """Rows a forward and backward pass; 0: the most that the GPU holds, at most 32 (preflight.py)."""
+    logprob_chunk: int = 0
+    """Completion tokens a pass of the language-model head; 0: by the free memory."""
     grad_checkpoint: bool = True
     """Recompute each layer in backward."""
 
     workers: int = 0
-    """Grading processes; 0: one a core."""
+    """Grading processes of a rank; 0: one a core, shared out among the ranks of a host."""
     grade_timeout: float = 4.0
     """Seconds a graded program may take."""
     isolation: Literal["bwrap", "rlimits"] = "bwrap"
@@ -242,7 +245,7 @@ class Rebound:
         h_B_d = residual_means(model, prompts, completions, self.layer, pad_id, cfg.micro_batch)
         if self.arm == "rebound":
             return rewards_P_G - rebound_penalty(h_B_d, self.v, self.alpha).cpu().view_as(rewards_P_G)
-        groups_B = torch.arange(cfg.prompts).repeat_interleave(cfg.group)
+        groups_B = torch.arange(len(rewards_P_G)).repeat_interleave(cfg.group)
         return rewards_P_G * rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view_as(rewards_P_G)
 
 
@@ -274,6 +277,7 @@ class Run:
     sampler: Sampler
     prompts: Prompts
     rebound: Rebound | None
+    ranks: Ranks = dataclasses.field(default_factory=Ranks)
 
     @property
     def write_access(self) -> bool:
@@ -282,13 +286,13 @@ class Run:
 
 @dataclass
 class Batch:
-    """P x G graded completions, rows in prompt order; B = P G."""
+    """P x G graded completions, rows in prompt order; B = P G. Every rank holds all of them."""
 
     problems: list[Problem]
     prompts: list[list[int]]
     completions: list[list[int]]
     old_logprobs: list[Tensor]
-    """Per row [T_i] fp32, the sampler's."""
+    """Per row [T_i] fp32 on the CPU, the sampler's."""
     texts: list[str]
     grades: list[Grade]
     rewards_P_G: Tensor
@@ -298,7 +302,7 @@ class Batch:
     live_P: Tensor
     """[P] bool: groups whose shaped rewards differ."""
     seconds: tuple[float, float]
-    """Sampling, grading."""
+    """Sampling, grading; the slowest rank's."""
 
 
 def make_batch(run: Run, step: int) -> Batch:
@@ -306,22 +310,20 @@ def make_batch(run: Run, step: int) -> Batch:
     cfg, prompts = run.cfg, run.prompts
     picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
     seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
-    rollout, texts, grades, *seconds = sample_and_grade(
-        run.sampler, run.grader, run.tokenizer, prompts, picked, seeds, cfg.max_new
-    )
-    lengths = rollout.lengths.tolist()
+    completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
-    completions = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
     rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
-        shaped_P_G = run.rebound.shape(cfg, run.model, rows, completions, rewards_P_G, run.tokenizer.pad_token_id)
+        B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
+        shaped = run.rebound.shape(cfg, run.model, rows[B], completions[B], rewards_P_G[P], run.tokenizer.pad_token_id)
+        shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
     advantages_P_G, live_P = group_advantages(shaped_P_G, cfg.advantage == "classic", cfg.flat_eps)
     return Batch(
         problems=[prompts.problems[i] for i in picked],
         prompts=rows,
         completions=completions,
-        old_logprobs=[lp[:n] for lp, n in zip(rollout.logprobs, lengths, strict=True)],
+        old_logprobs=old_logprobs,
         texts=texts,
         grades=grades,
         rewards_P_G=rewards_P_G,
@@ -332,18 +334,26 @@ def make_batch(run: Run, step: int) -> Batch:
     )
 
 
-def sample_and_grade(sampler: Sampler, grader: Grader, tokenizer, prompts: Prompts, picked: list[int], seeds: list[int],
-                     max_new: int) -> tuple[Rollout, list[str], list[Grade], float, float]:  # fmt: skip
-    """One completion for each index in `picked`: (rollout, texts, grades, seconds sampling, seconds grading)."""
-    t0 = time.perf_counter()
-    rollout = sampler.sample([prompts.ids[i] for i in picked], seeds, max_new)
-    lengths = rollout.lengths.tolist()
-    texts = [
-        tokenizer.decode(t[:n], skip_special_tokens=True) for t, n in zip(rollout.tokens.cpu(), lengths, strict=True)
-    ]
+def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
+    """One completion for each index in `picked`, each rank sampling and grading its block of them.
+
+    Returns per row, on every rank: token ids, logprobs [T_i] fp32 on the CPU, texts and grades; then the seconds of
+    sampling and of grading on the slowest rank.
+    """
+    mine = run.ranks.part(len(picked))
+    picked, seeds, t0 = picked[mine], seeds[mine], time.perf_counter()
+    tokens, logprobs = [], []
+    if picked:
+        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new)
+        lengths = rollout.lengths.tolist()
+        tokens = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
+        logprobs = [lp[:n].clone() for lp, n in zip(rollout.logprobs.cpu(), lengths, strict=True)]
+    texts = [run.tokenizer.decode(t, skip_special_tokens=True) for t in tokens]
     t1 = time.perf_counter()
-    grades = grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
-    return rollout, texts, grades, t1 - t0, time.perf_counter() - t1
+    grades = run.grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
+    seconds = run.ranks.gather([(t1 - t0, time.perf_counter() - t1)])
+    rows = run.ranks.gather(list(zip(tokens, logprobs, texts, grades, strict=True)))
+    return *(list(column) for column in zip(*rows, strict=True)), *map(max, zip(*seconds, strict=True))
 
 
 def rates(grades: list[Grade]) -> dict[str, float]:
@@ -358,10 +368,12 @@ def rates(grades: list[Grade]) -> dict[str, float]:
 
 
 def backward(run: Run, batch: Batch) -> tuple[float, float]:
-    """Accumulate the step's gradient over micro-batches of live rows; (loss, mean k3, nan where beta is 0)."""
+    """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
+    ranks; (loss, mean k3, nan where beta is 0)."""
     cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
+    live = live[run.ranks.rank :: run.ranks.world]
     advantages = batch.advantages_P_G.flatten()
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
@@ -383,6 +395,8 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
         loss_sum += loss.item()
         tokens += len(logp)
     model.eval()
+    loss_sum, kl_sum, tokens = run.ranks.sum(loss_sum, kl_sum, tokens)
+    run.ranks.sum_gradients(run.adapter.delta().values())
     return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
 
 
@@ -442,13 +456,11 @@ def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, lis
         picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
         seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
                  for j, i in enumerate(picked)]  # fmt: skip
-        rollout, texts, grades, *_ = sample_and_grade(
-            run.sampler, run.grader, run.tokenizer, prompts, picked, seeds, cfg.max_new
-        )
+        completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
         r = rates(grades)
         if write_access:
             row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
-                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, rollout)}  # fmt: skip
+                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, completions)}  # fmt: skip
         else:
             row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
         names = [prompts.problems[i].stratum for i in picked]
@@ -463,19 +475,22 @@ def evaluate(run: Run, modes: dict[bool, Prompts], step: int) -> tuple[dict, lis
 
 
 @torch.no_grad()
-def initial_policy_kl(run: Run, prompts: Prompts, picked: list[int], rollout: Rollout, rows: int = 128) -> float:
+def initial_policy_kl(
+    run: Run, prompts: Prompts, picked: list[int], completions: list[list[int]], rows: int = 128
+) -> float:
     """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
     cfg, total, tokens = run.cfg, 0.0, 0
-    chosen = spread(len(picked), rows)
+    chosen = spread(len(picked), rows)[run.ranks.rank :: run.ranks.world]
     for start in range(0, len(chosen), cfg.micro_batch):
         part = chosen[start : start + cfg.micro_batch]
-        completions = [rollout.tokens[j, : int(rollout.lengths[j])].tolist() for j in part]
-        packed = pack([prompts.ids[picked[j]] for j in part], completions, run.tokenizer.pad_token_id, run.device)
+        rows_ids = [prompts.ids[picked[j]] for j in part], [completions[j] for j in part]
+        packed = pack(*rows_ids, run.tokenizer.pad_token_id, run.device)
         logp = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
         with run.adapter.reference():
             ref = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
         total += k3(logp, ref).sum().item()
         tokens += len(logp)
+    total, tokens = run.ranks.sum(total, tokens)
     return total / tokens
 
 
@@ -534,6 +549,7 @@ def resume(run: Run, folder: RunDir, optimiser: torch.optim.AdamW) -> tuple[int,
 
 def checkpoint(run: Run, folder: RunDir, optimiser: torch.optim.AdamW, step: int, carried: dict) -> None:
     """delta_S, AdamW's moments, v_hack where it is refreshed, the data cursor (the step); there is no RNG state."""
+    run.ranks.check_equal(run.adapter.delta().values(), f"stopped at step {step}: delta_S")
     tensors, adam_step = {}, 0
     for name, p in run.adapter.delta().items():
         if run.cfg.refresh_every:
@@ -544,6 +560,7 @@ def checkpoint(run: Run, folder: RunDir, optimiser: torch.optim.AdamW, step: int
             tensors[f"exp_avg.{name}"] = state["exp_avg"].cpu()
             tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].cpu()
     folder.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
+    run.ranks.wait()  # a rank that stops first would have torchrun end the one that is writing
 
 
 class StopRequest:
@@ -596,7 +613,8 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     first, carried = resume(run, folder, optimiser)
     watch = Watch(cfg.collapse, cfg.max_kl, carried.setdefault("watch", {}))
     print(folder.steps.header())
-    bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, disable=None, file=sys.stderr)
+    bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, file=sys.stderr,
+               disable=True if run.ranks.rank else None)  # fmt: skip
     stop, started, seconds_before, due = StopRequest(), time.perf_counter(), carried["seconds"], False
 
     for step in range(first, cfg.steps + 1):
@@ -613,17 +631,19 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
             if trip := watch.evaluation(row):
                 heed(cfg, folder, watch, trip, row, records)
         carried["seconds"] = seconds_before + time.perf_counter() - started
-        due |= step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or bool(stop.signal))
+        stopped = max(run.ranks.gather([stop.signal]))  # a signal to any rank stops all of them at the same step
+        due |= step > first and (step % cfg.checkpoint_every == 0 or step == cfg.steps or bool(stopped))
         if due and not (watch.doubtful and cfg.tripwires == "stop"):
             checkpoint(run, folder, optimiser, step, carried)
             due = False
-        if stop.signal:
+        if stopped:
             logger.info(f"stopped at step {step}; the same command continues from the checkpoint")
-            sys.exit(128 + stop.signal)
+            sys.exit(128 + stopped)
         if step == cfg.steps:
             break
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
             run.v_hack = hack_directions(cfg, run.model, run.tokenizer, adapter, refresh=True)[0]
+            run.ranks.copy_from_first(run.v_hack.values())
 
         row, modules, batch = train_step(run, optimiser, step)
         folder.steps.write(row | {"eta": eta(started, step + 1 - first, cfg.steps - step - 1)})
@@ -637,6 +657,8 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
         bar.update()
 
     bar.close()
+    if not folder.writes:
+        return
     adapter.save(folder.path / "delta_S.safetensors")
     write_json(folder.path / "summary.json", {
         "arm": cfg.arm, "label": cfg.label or cfg.arm, "seed": cfg.seed, "preset": cfg.preset, "steps": cfg.steps,
@@ -691,35 +713,62 @@ def eta(started: float, done: int, left: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
+def enable_checkpointing(cfg: Config, model) -> None:
+    """Recompute each layer in backward. Raises UserError where a recompute would draw another dropout mask."""
+    if getattr(model.config, "attention_dropout", 0):
+        raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+    # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
+    model.enable_input_require_grads()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def fit_to_memory(
+    cfg: Config, model, adapter: Adapter, sampler: Sampler, prompts: list[Prompts], device, world: int
+) -> None:
+    """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
+    rows, longest = cfg.prompts * cfg.group // world, max(len(ids) for p in prompts for ids in p.ids)
+    evaluated = -(-max(len(p.ids) for p in prompts[1:]) * cfg.eval_samples // world)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    if not cfg.micro_batch:
+        cfg.micro_batch = fit_micro_batch(
+            model, adapter, longest_prompt=longest, max_new=cfg.max_new, rows=min(32, rows),
+            batch=min(sampler.max_batch or rows, max(rows, evaluated)), logprob_chunk=cfg.logprob_chunk, beta=cfg.beta,
+            device=device, sampler=sampler, grad_checkpoint=cfg.grad_checkpoint)  # fmt: skip
+
+
+@reports_once
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     device = pick_device(cfg)
+    ranks = join(device, cfg.prompts)
     path = cfg.run_path()
     if (path / "summary.json").exists() and not cfg.fresh:
-        RunDir(path, dataclasses.asdict(cfg))
+        RunDir(path, dataclasses.asdict(cfg), writes=ranks.rank == 0)
         logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
         return
     train_problems, eval_problems = split_problems(cfg)
-    with Grader(workers=cfg.workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
-        model, tokenizer, adapter = load_model(cfg, device)
+    workers = ranks.workers(cfg.workers)
+    with Grader(workers=workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
+        with ranks.first():  # it fills the SVD cache
+            model, tokenizer, adapter = load_model(cfg, device)
         v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
-        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
-                  "weights_sha256": adapter.weights_sha256, **provenance()}  # fmt: skip
-        folder = RunDir(path, config, cfg.fresh)
+        ranks.copy_from_first((v_hack or {}).values())
         if cfg.grad_checkpoint:
-            if getattr(model.config, "attention_dropout", 0):
-                raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-            # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
-            model.enable_input_require_grads()
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            enable_checkpointing(cfg, model)
         sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
                           temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
         prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")
         eval_modes = {True: tokenise(cfg, tokenizer, eval_problems, True, cfg.eval_names),
                       False: tokenise(cfg, tokenizer, eval_problems, False)}  # fmt: skip
+        fit_to_memory(cfg, model, adapter, sampler, [prompts, *eval_modes.values()], device, ranks.world)
+        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
+                  "weights_sha256": adapter.weights_sha256, "world": ranks.world, **provenance()}  # fmt: skip
+        with ranks.first():
+            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
         rebound = make_rebound(cfg, model, tokenizer, adapter)
-        run = Run(cfg, device, model, tokenizer, adapter, v_hack, grader, sampler, prompts, rebound)
+        run = Run(cfg, device, model, tokenizer, adapter, v_hack, grader, sampler, prompts, rebound, ranks)
         train(run, folder, eval_modes)
     print(f"done: {path}/summary.json")
 

@@ -1,6 +1,6 @@
 """Decode speed of rollout.py against transformers' own engines, on one GPU, random weights of the real shapes.
 
-    python bench/bench_decode.py --out bench/decode.tsv                 every row but the slow ones
+    python bench/bench_decode.py --out bench/decode.tsv                 every row but tune
     python bench/bench_decode.py --models qwen3-4b --rows graph,parts   some rows
     python bench/bench_decode.py --tiny                                 the same code on the CPU, seconds
 
@@ -9,7 +9,7 @@ and the fraction of the bandwidth floor reached: those bytes over a measured dev
 a row of ours is timed, its tokens and logprobs are compared: graph against eager, and the logprobs against a
 teacher-forced transformers forward. A row that fails prints its error and the others go on.
 
-Rows: hf_dynamic, hf_static (compiles for a minute: only when named), hf_batch (generate_batch), eager, graph_torch (no
+Rows: hf_dynamic, hf_static (compiles for a minute), hf_batch (generate_batch), eager, graph_torch (no
 Triton), graph, then with the adapter: hf_adapted, graph_3 (U and Vh apart, as in training), graph_D (D = U diag(delta)
 Vh in bf16), graph_D8 (in int8), and full_D8: the full preset's rollouts, 8 prompts x 12 completions of at most 1024
 tokens with geometric lengths. parts: microseconds of each part of a step; tune: block sizes of the kernels.
@@ -89,6 +89,7 @@ def adapt(model) -> None:
         )
         parent, _, leaf = name.rpartition(".")
         module = SVDLinear(linear, U, torch.ones(r, device=w.device), Vh)
+        module.ends_block = name.endswith("mlp.down_proj")
         torch.nn.init.normal_(module.delta_S, std=0.05)
         setattr(model.get_submodule(parent), leaf, module.requires_grad_(False))
 
@@ -390,7 +391,7 @@ class Bench:
 
 
 def main() -> None:
-    default = [r for r in BASE_ROWS + ADAPTED_ROWS if r not in ("hf_static", "tune")]
+    default = [r for r in BASE_ROWS + ADAPTED_ROWS if r != "tune"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="qwen3-4b,qwen2.5-0.5b", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--rows", default=",".join(default), help="rows to run, by name")

@@ -8,7 +8,7 @@ Random weights end at random, so each row is made to end at its length: the samp
 captured step, and rows that ended are compacted away as in a run. Training is train.backward and train.optimiser_step
 on those rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own).
 
-Rows: rollout (int8 or bf16 delta), train (micro-batch and form of the adapter in the note), grade (96 programs of the
+Rows: rollout (int8 or bf16 delta), train (micro-batch in the note), grade (96 programs of the
 organism), step (their sum), largest_G (by preflight.py: cache of 8 G rows plus a micro-batch, a tenth left free).
 """
 
@@ -26,9 +26,8 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench_decode import SHAPES, adapt, build, guarded, sync
-from bench_train import AS_IT_IS, PLANS, checkpointed, forward_of
+from bench_train import checkpointed
 
-import adapter_kernels
 from antipasto import Adapter, SVDLinear
 from grpo import group_advantages
 from preflight import fit_micro_batch
@@ -99,9 +98,8 @@ class Bench:
         self.model = checkpointed(build(self.args.model, str(self.device)))
         adapt(self.model)
         modules = {n: m for n, m in self.model.named_modules() if isinstance(m, SVDLinear)}
-        for name, module in modules.items():
+        for module in modules.values():
             module.delta_S.requires_grad_(True)
-            module.ends_block = name.endswith("mlp.down_proj")
         self.adapter = Adapter(modules, "random")
         self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)
         self.rows = [p for p in self.prompts for _ in range(self.args.G)]
@@ -123,7 +121,7 @@ class Bench:
                  f"{max(self.lengths)}, prefill {out.prefill_s:.2f} s, {out.decode_steps} steps, first call "
                  f"{first:.1f} s, engine {self.sampler.engine}")  # fmt: skip
 
-    def train(self, row: str) -> None:
+    def train(self) -> None:
         a = self.args
         tokens = getattr(self, "tokens", torch.ones(len(self.rows), a.max_new, dtype=torch.long, device=self.device))
         old = getattr(self, "logprobs", torch.zeros(len(self.rows), a.max_new, device=self.device))
@@ -136,26 +134,20 @@ class Bench:
         advantages, live = group_advantages(rewards)
         batch = Batch([], self.rows, completions, old_logprobs, [], [], rewards, rewards, advantages, live, (0.0, 0.0))
         cfg = Config(prompts=a.P, group=a.G, max_new=a.max_new, micro_batch=a.micro_batch, beta=1e-3,
-                     grad_checkpoint=True, logprob_chunk=2048, arm="vanilla")  # fmt: skip
+                     grad_checkpoint=True, logprob_chunk=1024, arm="vanilla")  # fmt: skip
         run = Run(cfg, self.device, self.model, SimpleNamespace(pad_token_id=0), self.adapter, None, None, self.sampler,
                   None, None)  # fmt: skip
         optimiser = torch.optim.AdamW(self.adapter.delta().values(), lr=1e-6)
-        SVDLinear.forward = forward_of(row)
-        try:
-            optimiser.zero_grad(set_to_none=True)
-            start = sync(self.device.type)
-            loss, _ = backward(run, batch)
-            middle = sync(self.device.type)
-            optimiser_step(run, optimiser, 0)
-            end = sync(self.device.type)
-        finally:
-            SVDLinear.forward = AS_IT_IS
-            for module in self.adapter.modules.values():
-                adapter_kernels.drop(module)
-                module.delta_S.grad = None
+        optimiser.zero_grad(set_to_none=True)
+        start = sync(self.device.type)
+        loss, _ = backward(run, batch)
+        middle = sync(self.device.type)
+        optimiser_step(run, optimiser, 0)
+        end = sync(self.device.type)
+        optimiser.zero_grad(set_to_none=True)
         self.seconds["train"] = end - start
         total = sum(map(len, self.rows)) + sum(self.lengths)
-        self.row(f"train_{row}", end - start, f"micro-batch {a.micro_batch}, {total} tokens, loss {loss:.1e}, "
+        self.row("train", end - start, f"micro-batch {a.micro_batch}, {total} tokens, loss {loss:.1e}, "
                  f"optimiser {end - middle:.2f} s, rollout cache and delta held")  # fmt: skip
 
     def grade(self) -> None:
@@ -186,7 +178,7 @@ class Bench:
                 self.sampler.force([a.max_new] * (a.P * G))
                 try:
                     fits[G] = fit_micro_batch(self.model, self.adapter, longest_prompt=a.prompt * 5 // 4,
-                                              max_new=a.max_new, rows=a.micro_batch, batch=a.P * G, logprob_chunk=2048,
+                                              max_new=a.max_new, rows=a.micro_batch, batch=a.P * G, logprob_chunk=1024,
                                               beta=1e-3, sampler=self.sampler, device=self.device)  # fmt: skip
                 except UserError as error:
                     fits[G] = 0
@@ -217,7 +209,6 @@ def main() -> None:
     parser.add_argument("--max-new", type=int, default=1024)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--bits", default="8", help="of the decode delta: 8, 16 or both")
-    parser.add_argument("--forms", default="additive,merged_skip", help=f"of additive, {', '.join(PLANS)}; last: step")
     parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
     parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
     args = parser.parse_args()
@@ -229,8 +220,7 @@ def main() -> None:
     bench.set_up()
     for bits in map(int, args.bits.split(",")):
         bench.guarded(f"rollout_D{bits}", lambda bits=bits: bench.rollout(bits))
-    for form in args.forms.split(","):
-        bench.guarded(f"train_{form}", lambda form=form: bench.train(form))
+    bench.guarded("train", bench.train)
     bench.guarded("grade", bench.grade)
     bench.guarded("step", bench.total)
     bench.guarded("largest_G", bench.largest_group)

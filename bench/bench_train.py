@@ -8,10 +8,9 @@ Gradient checkpointing in every row, grpo.completion_logprobs for the loss, a de
 median of 5 after 2 warm-ups. weights: GiB allocated before the pass; peak: during it. applied and grad: relative error
 of the applied delta (at delta_S of 7e-5) and of delta_S.grad against float64, in one Linear of 512 x 384 with its SVD.
 
-Rows: lora (peft, r = 32, its fp32 adapter weights), lora_bf16 (adapter weights in bf16), additive (antipasto.py as it
-is), autograd (two F.linear), then adapter_kernels.py: merged (recompute and dx through bf16(W + D)), merged_skip (its
-last product not recomputed), merged_keep (W + D held), wide (D held), wide_keep_skip, stash (merged, outputs kept
-instead of recomputed), wide_keep_stash.
+Rows: lora (peft, r = 32, its fp32 adapter weights), lora_bf16 (adapter weights in bf16), ours (antipasto.py),
+autograd (plain autograd of x W^T + ((x Vh^T) * delta_S) U^T, which rounds a small delta away: see applied),
+autograd_exact (plain autograd of [x, (x Vh^T) * delta_S] [W | U]^T, which does not).
 """
 
 from __future__ import annotations
@@ -30,42 +29,20 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench_decode import SHAPES, adapt, build, guarded, sync
 
-import adapter_kernels
-from adapter_kernels import Plan, delta_linear
+from adapter_kernels import exact
 from antipasto import TARGET, SVDLinear
 from grpo import completion_logprobs
 
-PLANS = {
-    "merged": Plan(),
-    "merged_skip": Plan(skip_last=True),
-    "merged_keep": Plan(keep=True),
-    "merged_keep_skip": Plan(keep=True, skip_last=True),
-    "wide": Plan(wide=True),
-    "wide_keep_skip": Plan(keep=True, wide=True, skip_last=True),
-    "stash": Plan(skip_last=True, stash=True),
-    "wide_keep_stash": Plan(keep=True, wide=True, skip_last=True, stash=True),
-}
-ROWS = ["lora", "lora_bf16", "additive", "autograd", *PLANS]
+ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]
 COLUMNS = ["model", "row", "batch", "tokens", "s", "to_lora", "weights_gib", "peak_gib", "applied", "grad", "note"]
-AS_IT_IS = SVDLinear.forward
 
 
-def autograd_forward(self, x):
+def autograd(self, x):
     h = F.linear(x, self.Vh)
     return F.linear(x, self.weight, self.bias) + F.linear(h * self.delta_S.to(h.dtype), self.U)
 
 
-def planned(plan: Plan):
-    def forward(self, x):
-        if not self.enabled:
-            return F.linear(x, self.weight, self.bias)
-        return delta_linear(x, self, plan, last=self.ends_block)
-
-    return forward
-
-
-def forward_of(row: str):
-    return {"additive": AS_IT_IS, "autograd": autograd_forward}.get(row) or planned(PLANS[row])
+FORWARDS = {"ours": SVDLinear.forward, "autograd": autograd, "autograd_exact": lambda self, x: exact(x, self)}
 
 
 def errors(row: str, device: str) -> tuple[float, float]:
@@ -77,10 +54,9 @@ def errors(row: str, device: str) -> tuple[float, float]:
     linear.weight.data = (torch.randn(512, 384, generator=g) / 384**0.5).bfloat16().to(device)
     U, S, Vh = torch.linalg.svd(linear.weight.float(), full_matrices=False)
     module = SVDLinear(linear, U, S, Vh)
-    module.ends_block = False
     x = torch.randn(2048, 384, generator=g).bfloat16().to(device).requires_grad_()
     up = torch.randn(2048, 512, generator=g).bfloat16().to(device)
-    SVDLinear.forward = forward_of(row)
+    SVDLinear.forward = FORWARDS[row]
     with torch.no_grad():
         module.delta_S.copy_(7e-5 * torch.randn(384, generator=g).sign())
     y = checkpoint(lambda x: module(x), x, use_reentrant=False)
@@ -159,22 +135,20 @@ class Bench:
         model = checkpointed(build(self.args.model, self.device))
         adapt(model)
         modules = {n: m for n, m in model.named_modules() if isinstance(m, SVDLinear)}
-        for name, module in modules.items():
+        for module in modules.values():
             module.delta_S.requires_grad_(True)
-            module.ends_block = name.endswith("mlp.down_proj")
         model.train()
         self.clean()
         for row in rows:
             self.guarded(row, lambda row=row: self.our_row(row, model))
-            SVDLinear.forward = AS_IT_IS
+            SVDLinear.forward = FORWARDS["ours"]
             for module in modules.values():
-                adapter_kernels.drop(module)
                 module.delta_S.grad = None
             self.clean()
 
     def our_row(self, row: str, model) -> None:
         applied, grad = errors(row, self.device)
-        SVDLinear.forward = forward_of(row)
+        SVDLinear.forward = FORWARDS[row]
         self.row(row, model, applied, grad)
 
 

@@ -9,7 +9,7 @@ no end token), so the work is equal. TRL trains a peft LoRA (r = 32 on the Linea
 with transformers generate; here: rollout.Sampler, train.backward, AdamW on delta_S. Seconds: median step after the
 first two. Needs trl and datasets, which the project itself does not.
 
-Rows: trl, ours (antipasto.py as it is), ours_fast (--form of adapter_kernels.py), then both without checkpointing.
+Rows: trl, ours, then both without checkpointing (--rows).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import random_model
 from bench_decode import SHAPES, adapt, build, guarded, sync
-from bench_train import AS_IT_IS, checkpointed, forward_of, target_names
+from bench_train import checkpointed, target_names
 
 from antipasto import Adapter, SVDLinear
 from grpo import group_advantages
@@ -51,6 +51,7 @@ COLUMNS = [
     "mem_to_trl",
     "note",
 ]
+ROWS = ["trl", "ours", "trl_no_checkpoint", "ours_no_checkpoint"]
 
 
 class Bench:
@@ -87,21 +88,8 @@ class Bench:
         ratio = f"{seconds / self.trl[0]:.3f}" if self.trl else ""
         memory = f"{peak / self.trl[1]:.3f}" if self.trl and self.trl[1] else ""
         prompt = round(sum(map(len, self.prompts)) / len(self.prompts))
-        fields = [
-            a.model,
-            name,
-            a.P,
-            a.G,
-            prompt,
-            a.new,
-            f"{seconds:.3f}",
-            ratio,
-            roll,
-            train,
-            f"{peak:.2f}",
-            memory,
-            note,
-        ]
+        fields = [a.model, name, a.P, a.G, prompt, a.new, f"{seconds:.3f}", ratio, roll, train, f"{peak:.2f}", memory,
+                  note]  # fmt: skip
         self.emit("\t".join(map(str, fields)))
 
     def guarded(self, name: str, fn) -> None:
@@ -158,48 +146,38 @@ class Bench:
 
     # --- ours ---
 
-    def run_ours(self, name: str, form: str, grad_checkpoint: bool) -> None:
+    def run_ours(self, name: str) -> None:
         a = self.args
         model = build(a.model, self.device.type)
+        grad_checkpoint = name == "ours"
         if grad_checkpoint:
             checkpointed(model)
         adapt(model)
         modules = {n: m for n, m in model.named_modules() if isinstance(m, SVDLinear)}
-        for key, module in modules.items():
+        for module in modules.values():
             module.delta_S.requires_grad_(True)
-            module.ends_block = key.endswith("mlp.down_proj")
         adapter = Adapter(modules, "random")
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
         cfg = Config(prompts=a.P, group=a.G, max_new=a.new, micro_batch=a.micro_batch, beta=0.0,
-                     grad_checkpoint=grad_checkpoint)  # fmt: skip
+                     logprob_chunk=1024, grad_checkpoint=grad_checkpoint)  # fmt: skip
         run = Run(cfg, self.device, model, self.tokenizer, adapter, None, None, sampler, None, None)
         optimiser = torch.optim.AdamW(adapter.delta().values(), lr=7e-5)
         rows, times = [p for p in self.prompts for _ in range(a.G)], []
         rewards = (torch.arange(a.P * a.G) % 2).float().view(a.P, a.G)
         advantages, live = group_advantages(rewards)
-        if form == "additive" or self.device.type == "cpu":
-            SVDLinear.forward = AS_IT_IS
-        else:
-            SVDLinear.forward = forward_of(form)
-        try:
-            for step in range(a.steps):
-                start = sync(self.device.type)
-                out = sampler.sample(rows, range(step * 1000, step * 1000 + len(rows)), a.new)
-                middle = sync(self.device.type)
-                completions = out.tokens.tolist()
-                batch = Batch(
-                    [], rows, completions, list(out.logprobs), [], [], rewards, rewards, advantages, live, (0, 0)
-                )
-                optimiser.zero_grad(set_to_none=True)
-                backward(run, batch)
-                optimiser_step(run, optimiser, step)
-                end = sync(self.device.type)
-                times.append((end - start, middle - start, end - middle))
-        finally:
-            SVDLinear.forward = AS_IT_IS
+        for step in range(a.steps):
+            start = sync(self.device.type)
+            out = sampler.sample(rows, range(step * 1000, step * 1000 + len(rows)), a.new)
+            middle = sync(self.device.type)
+            completions = out.tokens.tolist()
+            batch = Batch([], rows, completions, list(out.logprobs), [], [], rewards, rewards, advantages, live, (0, 0))
+            optimiser.zero_grad(set_to_none=True)
+            backward(run, batch)
+            optimiser_step(run, optimiser, step)
+            end = sync(self.device.type)
+            times.append((end - start, middle - start, end - middle))
         total, roll, train = (statistics.median(t) for t in zip(*(times[2:] or times), strict=True))
-        note = f"engine {sampler.engine}, completion tokens {int(out.lengths.min())} to {int(out.lengths.max())}, " \
-               f"adapter {form}"  # fmt: skip
+        note = f"engine {sampler.engine}, completion tokens {int(out.lengths.min())} to {int(out.lengths.max())}"
         self.row(name, total, f"{roll:.3f}", f"{train:.3f}", note)
         sampler.free()
 
@@ -213,7 +191,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--form", default="merged_skip", help="of the adapter in row ours_fast (see bench_train.py)")
+    parser.add_argument("--rows", default="trl,ours,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
     parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
     args = parser.parse_args()
@@ -223,11 +201,9 @@ def main() -> None:
         args.model, args.P, args.G, args.prompt, args.new, args.micro_batch = "tiny", 2, 4, 24, 16, 4
         SHAPES["tiny"][2]["vocab_size"] = 2048
     bench = Bench(args, device)
-    bench.guarded("trl", lambda: bench.run_trl("trl"))
-    bench.guarded("ours", lambda: bench.run_ours("ours", "additive", True))
-    bench.guarded("ours_fast", lambda: bench.run_ours("ours_fast", args.form, True))
-    bench.guarded("trl_no_checkpoint", lambda: bench.run_trl("trl_no_checkpoint"))
-    bench.guarded("ours_no_checkpoint", lambda: bench.run_ours("ours_no_checkpoint", args.form, False))
+    for row in args.rows.split(","):
+        run = bench.run_trl if row.startswith("trl") else bench.run_ours
+        bench.guarded(row, lambda row=row, run=run: run(row))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""Seconds of the SVD of a whole model's Linears by each route, and how well the factors multiply back.
+
+    python bench/bench_svd.py --out bench/svd.tsv          both shapes, random bf16 weights, one GPU
+    python bench/bench_svd.py --tiny                       the same code on the CPU, seconds
+
+One Linear of each distinct shape is timed and multiplied by how many the model has. Routes: gram (antipasto.svd_gram:
+float64 eigh of the smaller Gram matrix) and direct (torch.linalg.svd in fp32). error: |U diag(S) Vh - W| / |W|;
+orthonormal: the largest entry of |U^T U - I| and |Vh Vh^T - I|.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench_decode import SHAPES, sync
+
+from antipasto import TARGET, svd_gram
+
+COLUMNS = ["model", "route", "shape", "count", "s", "model_s", "error", "orthonormal"]
+ROUTES = {"gram": svd_gram, "direct": lambda w: torch.linalg.svd(w.float(), full_matrices=False)}
+
+
+def shapes(name: str) -> Counter:
+    """{(d_out, d_in): how many} of the Linears that the adapter wraps."""
+    cls, config, values = SHAPES[name]
+    with torch.device("meta"):
+        model = cls(config(**values))
+    return Counter(tuple(m.weight.shape) for n, m in model.named_modules()
+                   if isinstance(m, torch.nn.Linear) and TARGET.search(n))  # fmt: skip
+
+
+def errors(W: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:
+    W, U, S, Vh = (t.double() for t in (W, U, S, Vh))
+    eye = torch.eye(len(S), dtype=W.dtype, device=W.device)
+    off = max(float((U.T @ U - eye).abs().max()), float((Vh @ Vh.T - eye).abs().max()))
+    return float(((U * S) @ Vh - W).norm() / W.norm()), off
+
+
+def timed(route: str, shape: tuple[int, int], device: str) -> tuple[float, float, float]:
+    """(seconds, reconstruction error, departure from orthonormal) of one random Linear."""
+    W = (torch.randn(shape, device=device, generator=torch.Generator(device).manual_seed(0)) * 0.02).bfloat16()
+    ROUTES[route](W[:64, :64])  # loads the library
+    start = sync(device)
+    U, S, Vh = ROUTES[route](W)
+    return sync(device) - start, *errors(W, U, S, Vh)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="qwen2.5-0.5b,qwen3-4b")
+    parser.add_argument("--tiny", action="store_true", help="the organism's shapes on the CPU")
+    parser.add_argument("--out", type=Path, help="also write the TSV here")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    lines = [
+        f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} transformers {transformers.__version__}",
+        "\t".join(COLUMNS),
+    ]
+    for name in ["tiny"] if device == "cpu" else args.models.split(","):
+        for route in ROUTES:
+            total = 0.0
+            for shape, count in shapes(name).items():
+                s, error, off = timed(route, shape, device)
+                total += s * count
+                size = "x".join(map(str, shape))
+                lines.append(f"{name}\t{route}\t{size}\t{count}\t{s:.3f}\t{s * count:.1f}\t{error:.1e}\t{off:.1e}")
+            lines.append(f"{name}\t{route}\tall\t{sum(shapes(name).values())}\t\t{total:.1f}\t\t")
+    print("\n".join(lines))
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
