@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import torch
 import tyro
 from loguru import logger
+from safetensors import SafetensorError
 
 from antipasto import AdapterError, wrap
 from problems import DataError
@@ -219,7 +220,7 @@ def load_model(cfg: ModelConfig, device: torch.device):
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=cfg.revision, dtype=getattr(torch, cfg.dtype), attn_implementation="sdpa"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"{where} could not be loaded ({first}): check the id, the network or the directory") from error
     if tokenizer.chat_template is None:

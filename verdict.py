@@ -216,6 +216,9 @@ def read_run(path: Path) -> Run:
     bad = sorted({f"{c} at step {s:g}" for c in ("hack", "pass") for s in _nan_steps(evals, c)})
     if bad:
         notes.append(f"NaN in evals.tsv: {', '.join(bad)}")
+    for trip in sorted(path.glob("tripwire-*.json")):
+        name, _, step = trip.stem.removeprefix("tripwire-").rpartition("-")
+        notes.append(f"tripwire {name} fired at step {step}")
     return Run(path, arm, seed, config, complete, steps, evals, tuple(notes))
 
 

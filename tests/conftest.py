@@ -48,7 +48,7 @@ def trainer():
 
 @pytest.fixture(scope="session")
 def organism_flags(tmp_path_factory) -> list:
-    """Flags of a run of seconds on the shipped organism: 40 of its problems, 16 steps of 2 x 4 rollouts."""
+    """Flags of a run of seconds on the shipped organism: 40 of its problems, 12 steps of 2 x 4 rollouts."""
     from problems import organism_problems
 
     work = tmp_path_factory.mktemp("organism")
@@ -56,5 +56,5 @@ def organism_flags(tmp_path_factory) -> list:
             for p in organism_problems(40, seed=0, split="train")]  # fmt: skip
     (work / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ["--preset", "tiny", "--svd-cache", work / "svd", "--problems", work / "problems.jsonl", "--prompts", 2,
-            "--group", 4, "--n-eval", 5, "--eval-samples", 1, "--eval-every", 3, "--checkpoint-every", 2, "--steps", 16,
+            "--group", 4, "--n-eval", 5, "--eval-samples", 1, "--eval-every", 4, "--checkpoint-every", 2, "--steps", 12,
             "--max-new", 32, "--warmup", 1, "--workers", 1]  # fmt: skip

@@ -206,6 +206,8 @@ def test_incomplete_run_is_named_and_left_out(tmp_path):
     v = decide(tmp_path)["H1"]
     assert v.status == "undecided" and "projected_s2: incomplete" in v.text
     assert decide(tmp_path, include_incomplete=True)["H1"].status == "supported"
+    (path / "tripwire-pass-collapse-57.json").write_text("{}")
+    assert "tripwire pass-collapse fired at step 57" in V.read_run(path).notes
     (path / "evals.tsv").write_text((path / "evals.tsv").read_text()[:-7])  # torn by the kill: read as far as it goes
     assert decide(tmp_path)["H1"].status == "undecided"
 

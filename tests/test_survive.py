@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from antipasto import load_tensors
 from problems import DataError, load_problems
 
 FEW_PAIRS = """
@@ -48,11 +50,11 @@ def test_a_run_killed_ten_times_ends_as_one_that_was_not(flags, trainer, tmp_pat
     assert trainer(*flags, "--out", whole).status == 0
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
-    kills = [*KILLS, *({"kill": {"rows": rng.randint(0, 2), "delay": rng.uniform(0, 1)}} for _ in range(5))]
+    kills = [*KILLS, *({"kill": {"rows": rng.randint(0, 2), "delay": rng.uniform(0, 0.7)}} for _ in range(5))]
     rng.shuffle(kills)
     for number, kill in enumerate(kills):
         state = broken / "checkpoint.json"
-        if state.exists() and json.loads(state.read_text())["step"] > 10:  # too near the end for one that goes on
+        if state.exists() and json.loads(state.read_text())["step"] > 7:  # too near the end for one that goes on
             kill = KILLS[0]
         done = trainer(*flags, "--out", broken, **kill)
         assert done.status == -9 and done.strays == 0, (seed, number, kill, done)
@@ -63,7 +65,7 @@ def test_a_run_killed_ten_times_ends_as_one_that_was_not(flags, trainer, tmp_pat
     assert contents(broken) == contents(whole), seed
     left = {p.name for p in broken.iterdir()}
     assert left == {p.name for p in whole.iterdir()}, (seed, left)
-    assert json.loads((broken / "checkpoint.json").read_text())["step"] == 16
+    assert json.loads((broken / "checkpoint.json").read_text())["step"] == 12
 
 
 def test_a_refused_write_keeps_what_was_there_and_the_run_goes_on_afterwards(flags, trainer, tmp_path):
@@ -128,10 +130,11 @@ def test_torn_state_is_refused_and_a_torn_cache_rebuilt(flags, trainer, tmp_path
         assert what in trainer(*flags, "--out", torn).sentence
         assert (torn / name).stat().st_size == size
     file = next(cache.rglob("*.safetensors"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[:1000])
+    whole = {name: t.clone() for name, t in load_tensors(file)[0].items()}  # off the file, which is torn next
+    file.write_bytes(file.read_bytes()[:1000])
     done = trainer("--preset", "tiny", "--svd-cache", cache, "--svd-only", script="extract_vhack_grad")
-    assert done.status == 0 and f"{file} is torn: rebuilding it" in done.err and file.read_bytes() == whole
+    assert done.status == 0 and f"{file} is torn: rebuilding it" in done.err
+    assert all(torch.equal(t, whole[name]) for name, t in load_tensors(file)[0].items())
 
 
 def test_a_gpu_that_fails_is_one_sentence_and_the_run_goes_on(flags, trainer, tmp_path):

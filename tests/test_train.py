@@ -3,7 +3,6 @@
 import fcntl
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -145,6 +144,8 @@ def test_a_run_has_one_writer(base, tmp_path, monkeypatch):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="written by another process"):
             run(monkeypatch, flags, tmp_path / "run")
+        with pytest.raises(UserError, match="written by another process"):
+            run(monkeypatch, [*flags, "--fresh"], tmp_path / "run")
     run(monkeypatch, flags, tmp_path / "run")
 
 
@@ -199,26 +200,23 @@ def test_presets_fill_defaults_and_flags_override():
     assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 7e-5)
 
 
-def refusal(*flags: str) -> str:
-    """Run train.py as a user would; its one line on stderr, after checking that it failed."""
-    done = subprocess.run([sys.executable, str(REPO / "train.py"), *flags], capture_output=True, text=True, cwd=REPO)
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "Traceback" not in done.stderr
-    return last
-
-
-def test_wrong_input_is_one_sentence(base, tmp_path, model_dir):
-    assert "no config.json there" in refusal(*base, "--model", "./nowhere", "--out", str(tmp_path / "a"))
-    assert "needs a CUDA GPU" in refusal(*base, "--preset", "full", "--out", str(tmp_path / "b"))
+def test_wrong_input_is_one_sentence(base, tmp_path, model_dir, trainer):
+    assert "no config.json there" in trainer(*base, "--model", "./nowhere", "--out", str(tmp_path / "a")).sentence
+    assert "needs a CUDA GPU" in trainer(*base, "--preset", "full", "--out", str(tmp_path / "b")).sentence
     bare = tmp_path / "bare"
     shutil.copytree(model_dir, bare)
     (bare / "chat_template.jinja").unlink(missing_ok=True)
     config = json.loads((bare / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)
     (bare / "tokenizer_config.json").write_text(json.dumps(config))
-    assert "no chat template" in refusal(*base, "--model", str(bare), "--out", str(tmp_path / "c"))
+    assert "no chat template" in trainer(*base, "--model", str(bare), "--out", str(tmp_path / "c")).sentence
+    weights = next(bare.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "could not be loaded" in trainer(*base, "--model", str(bare), "--out", str(tmp_path / "c")).sentence
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": 1}\n')
-    assert "bad.jsonl:1: not a problem row" in refusal(*base, "--problems", str(bad), "--out", str(tmp_path / "d"))
+    assert (
+        "bad.jsonl:1: not a problem row"
+        in trainer(*base, "--problems", str(bad), "--out", str(tmp_path / "d")).sentence
+    )
     assert not list(tmp_path.glob("[abcd]/*")), "nothing may be half written"

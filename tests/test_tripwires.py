@@ -86,18 +86,16 @@ def test_pass_collapse_keeps_a_checkpoint_from_before_it(organism_flags, trainer
 
 
 def test_kl_blow_up_stops_a_run_or_warns_once(organism_flags, trainer, tmp_path):
-    words = [*organism_flags, "--arm", "vanilla", "--beta", 0.01, "--max-kl", 1e-7, "--eval-every", 100, "--steps", 12]
-    line = trainer(*words, "--out", tmp_path / "stop").sentence
+    words = [*organism_flags, "--arm", "vanilla", "--beta", 0.01, "--max-kl", 1e-7, "--eval-every", 100, "--steps", 6]
+    line = trainer(*words, "--out", tmp_path / "run").sentence
     assert "tripwire kl-blow-up at step" in line and "above --max-kl 1e-07" in line
-    found, _ = evidence(tmp_path / "stop")
+    found, _ = evidence(tmp_path / "run")
     assert found["row"]["kl"] > 1e-7 and len(found["gnorm"]) == 28
-    done = trainer(*words, "--out", tmp_path / "warn", "--tripwires", "warn")
-    assert done.status == 0 and done.err.count("tripwire kl-blow-up") == 1
-    assert evidence(tmp_path / "warn")[0]["row"]["step"] == found["row"]["step"]
-    assert trainer(*words, "--out", tmp_path / "stop", "--tripwires", "off").status == 0, "it goes on from there"
+    done = trainer(*words, "--out", tmp_path / "run", "--tripwires", "warn")
+    assert done.status == 0 and done.err.count("tripwire kl-blow-up") == 1, "the run goes on, and says it once"
 
 
-@pytest.mark.parametrize("mode", ["stop", "warn", "off"])
+@pytest.mark.parametrize("mode", ["stop", "off"])
 def test_a_gradient_that_is_not_finite_never_reaches_the_optimiser(mode, organism_flags, trainer, tmp_path):
     run = tmp_path / "run"
     done = trainer(*organism_flags, "--arm", "vanilla", "--steps", 6, "--out", run, "--tripwires", mode, plant=POISON)
@@ -107,7 +105,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_optimiser(mode, organis
         assert f"tripwire non-finite-gradient at step {bad['step']:.0f}: |grad delta_S| of model" in done.sentence
         assert math.isnan(next(iter(evidence(run)[0]["gnorm"].values())))
         return
-    assert done.status == 0 and ("tripwire" in done.err) == (mode == "warn")
+    assert done.status == 0 and "tripwire" not in done.err
     assert all(t.isfinite().all() for t in load_tensors(run / "delta_S.safetensors")[0].values())
 
 
