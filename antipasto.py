@@ -182,6 +182,11 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporary, path)
+            folder = os.open(
+                path.parent, os.O_RDONLY
+            )  # the new name survives a power cut only once its folder is synced
+            os.fsync(folder)
+            os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ run creates files: one whose folder vanishes stops at its next write instead of 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -190,19 +191,10 @@ class RunDir:
                 return
 
     def _claim(self, config: dict) -> None:
-        path = self.path / "config.json"
-        if not path.exists():
-            write_json(path, config)
-            return
-        try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
-        keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
-        if differ := [k for k in keys if before.get(k) != config[k]]:
-            what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
-            raise UserError(f"{self.path} holds a run with another configuration: {what}; "
-                            "pass --out elsewhere, or --fresh to move it aside")  # fmt: skip
+        if (self.path / "config.json").exists():
+            refuse_other(self.path, config)
+        else:
+            write_json(self.path / "config.json", config)
 
     def add_rollouts(self, records: list[dict]) -> None:
         if not self.writes:
@@ -274,6 +266,27 @@ class RunDir:
         for table in (self.steps, self.evals, self.strata):
             table.ensure_header()
         return (tensors, state) if tensors else None
+
+
+def refuse_other(folder: Path, config: dict) -> None:
+    """Raises UserError where `folder` holds a run whose config.json differs from `config` in one of its fields, OSError
+    where it cannot be written: cheap enough to ask before a model is loaded."""
+    path = folder / "config.json"
+    if not path.exists():
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
+        if number:
+            raise OSError(number, os.strerror(number), str(folder))
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
+    keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
+    if differ := [k for k in keys if before.get(k) != config[k]]:
+        what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
+        raise UserError(f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
+                        "move it aside")  # fmt: skip
 
 
 def append(path: Path, data: bytes) -> None:

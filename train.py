@@ -39,7 +39,7 @@ from project import Projection, project_grads, random_directions, update_cosines
 from rebound import concept_direction, layer_at_depth, rebound_penalty, rebound_zscore_discount, residual_means
 from rewards import Grade, Grader, reward
 from rollout import Sampler
-from rundir import RunDir, provenance, write_json
+from rundir import RunDir, provenance, refuse_other, write_json
 from tripwires import Trip, Watch
 
 Arm = Literal[
@@ -744,8 +744,9 @@ def main() -> None:
     device = pick_device(cfg)
     ranks = join(device, cfg.prompts)
     path = cfg.run_path()
+    if not cfg.fresh:
+        refuse_other(path, dataclasses.asdict(cfg))
     if (path / "summary.json").exists() and not cfg.fresh:
-        RunDir(path, dataclasses.asdict(cfg), writes=ranks.rank == 0)
         logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
         return
     train_problems, eval_problems = split_problems(cfg)

@@ -220,3 +220,9 @@ def test_wrong_input_is_one_sentence(base, tmp_path, model_dir, trainer):
         in trainer(*base, "--problems", str(bad), "--out", str(tmp_path / "d")).sentence
     )
     assert not list(tmp_path.glob("[abcd]/*")), "nothing may be half written"
+
+
+def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_path, trainer):
+    (tmp_path / "config.json").write_text(json.dumps({"lr": 1.0}))
+    sentence = trainer(*base, "--model", "./nowhere", "--out", str(tmp_path)).sentence
+    assert "another configuration" in sentence and "lr (1.0 there" in sentence
