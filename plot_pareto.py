@@ -379,7 +379,7 @@ def plot_pareto(used: list[V.Run], rows: list[dict], out: Path) -> bool:
     ax.step([xs[0], *xs, right], [0, *ys, ys[-1]], where="post", color="0.45", lw=1.2, ls=(0, (5, 2)), zorder=1,
             label="Pareto frontier of means")  # fmt: skip
     ax.set(xlabel="strict hack rate, % (with write access)", ylabel="pass rate, % (no write access)",
-           xlim=(-0.03 * right, right), ylim=(0, top))  # fmt: skip
+           xlim=(-0.03 * right, right), ylim=(-0.03 * top, top))  # fmt: skip
     ax.annotate("better", xy=(0.012, 0.985), xytext=(0.075, 0.925), xycoords="axes fraction", color="0.4",
                 arrowprops={"arrowstyle": "->", "color": "0.4"})  # fmt: skip
     fig.legend(loc="outside right upper", fontsize=9)

@@ -447,3 +447,11 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert run_cli().returncode != 0
+
+
+def test_a_model_that_passes_nothing_is_said_to_have_nothing_to_lose(tmp_path):
+    low = {"vanilla": 0.9, "projected": 0.1, "rebound_zscore": 0.5}
+    verdicts = study(tmp_path, **{arm: [(h, 0.0), (h - 0.02, 0.01), (h + 0.01, 0.0)] for arm, h in low.items()})
+    assert verdicts["H1"].status == "supported"
+    assert "no drop of 10 pp was possible" in verdicts["H1"].text and "90.0% to 90.0%" in verdicts["H1"].text
+    assert "rebound-zscore passes 0.3%" in verdicts["H3"].text
