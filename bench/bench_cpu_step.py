@@ -40,7 +40,10 @@ class BenchConfig:
 
 def main() -> None:
     bench = tyro.cli(BenchConfig, description=__doc__)
-    cfg = parse(train.Config, ["--preset", "tiny", "--workers", "1", "--svd-cache", tempfile.mkdtemp()])
+    cfg = parse(
+        train.Config,
+        ["--preset", "tiny", "--workers", "1", "--logprob-chunk", "2048", "--svd-cache", tempfile.mkdtemp()],
+    )
     device = pick_device(cfg)
     seconds: dict[str, list[dict[str, float]]] = {"eager": [], "generate": []}
     with Grader(workers=1, timeout_s=cfg.grade_timeout) as grader:
