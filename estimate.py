@@ -7,7 +7,7 @@
 From the bench, each part scales with what bounds it, in units of the measured step (b: the bench's):
     rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, D, head, keys and values
     training   t_b x tokens W / (tokens_b W_b)               products; completions of 0.44 max_new tokens on average
-    grading    t_b x completions / completions_b
+    grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
     memory     W, U, Vh, embedding + D + cache P G (prompt + new) + activations of a micro-batch (the measured rest)
 From a run, its steps are taken as they are, so its P, G and max_new must be those asked about. An evaluation samples
 and grades n_eval x eval_samples completions in two modes at a step's speed.
@@ -102,14 +102,20 @@ class Estimate:
         return self.rollout + self.grading + self.training
 
 
-def bench_rows(path: Path) -> tuple[str, list[dict[str, str]]]:
-    """(its comment line, rows) of the last run in a bench TSV. Raises UserError where it is missing."""
+def bench_rows(path: Path, model: str) -> tuple[str, list[dict[str, str]]]:
+    """(comment line, rows) of the last run of `model` in a bench TSV, else of the last run of any.
+
+    Raises UserError where the file is missing.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist: run bench/bench_step.py --out {path} on the GPU to be rented, or pass "
                         "--run with the directory of a short run")  # fmt: skip
     lines = path.read_text().splitlines()
-    start = max((i for i, line in enumerate(lines) if line.startswith("#")), default=-1)
-    return lines[max(start, 0)].lstrip("# "), list(csv.DictReader(lines[start + 1 :], delimiter="\t"))
+    starts = [i for i, line in enumerate(lines) if line.startswith("#")] or [-1]
+    runs = [(lines[max(i, 0)].lstrip("# "), list(csv.DictReader(lines[i + 1 : end], delimiter="\t")))
+            for i, end in zip(starts, [*starts[1:], None], strict=True)]  # fmt: skip
+    same = [run for run in runs if any(BENCH_MODELS.get(row["model"]) == model for row in run[1])]
+    return (same or runs)[-1]
 
 
 def from_bench(cfg: EstimateConfig) -> Estimate:
@@ -117,7 +123,7 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
     if cfg.model not in SHAPES:
         raise UserError(f"no measurement for --model {cfg.model} (only {', '.join(SHAPES)}): make a few steps with "
                         "`just train` and pass --run with that run's directory")  # fmt: skip
-    about, rows = bench_rows(Path(cfg.bench))
+    about, rows = bench_rows(Path(cfg.bench), cfg.model)
     parts = {}
     for row in rows:  # of several forms of a part the last stands, as in the bench's own sum
         if row["s"] and not row["s"].startswith("failed"):
@@ -137,10 +143,15 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
     rest *= (cfg.micro_batch or 8) * longest * shape.d * shape.layers / (8 * longest_b * shape_b.d * shape_b.layers)
     return Estimate(
         rollout=float(parts["rollout"]["s"]) * cfg.max_new / new_b * bytes_ / bytes_b,
-        grading=float(parts["grade"]["s"]) * B / B_b,
+        grading=float(parts["grade"]["s"]) * B / B_b + cfg.grade_timeout,
         training=float(base["s"]) * tokens * shape.weights() / (tokens_b * shape_b.weights()),
         gib=(shape.held(B, longest) + rest) / 2**30,
-        source=f"{cfg.bench}: {about}, {parts['rollout']['row']}, {base['row']}",
+        source=f"{Path(cfg.bench).name}: {about}, {base['model']}"
+        + (
+            ""
+            if BENCH_MODELS[base["model"]] == cfg.model
+            else ", scaled by bytes and tokens to another model: a small one is bound by launches, and slower than this"
+        ),
     )
 
 

@@ -29,7 +29,7 @@ def full(tmp_path):
 
 def test_the_measured_step_comes_back(full):
     e = from_bench(full)
-    assert (e.rollout, e.training, e.grading) == pytest.approx((12.5, 21, 0.75))
+    assert (e.rollout, e.training, e.grading) == pytest.approx((12.5, 21, 0.75 + full.grade_timeout))
     assert e.gib == pytest.approx(57.5, abs=0.1)
     assert "2026-01-02" in e.source
 
@@ -45,7 +45,7 @@ def test_the_price_is_hours_times_the_rate(full):
     text = table(
         dataclasses.replace(full, rate=2.0, steps=100, eval_every=100, n_eval=24, eval_samples=2), from_bench(full)
     )
-    hours = (100 * 34.25 + 2 * 13.25) / 3600  # two evaluations of 96 completions
+    hours = (100 * 38.25 + 2 * 17.25) / 3600  # two evaluations of 96 completions
     assert f"{2 * hours:.2f} USD" in text
 
 
@@ -70,3 +70,12 @@ def test_a_run_gives_the_median_of_its_steps_without_the_first(full, tmp_path):
 def test_qwen3_4b_has_its_published_size():
     shape = SHAPES["Qwen/Qwen3-4B"]
     assert shape.weights() + shape.vocab * shape.d == pytest.approx(4.02e9, rel=0.005)
+
+
+def test_a_measurement_of_the_model_itself_comes_before_a_later_one(full, tmp_path):
+    small = BENCH.replace("qwen3-4b", "qwen2.5-0.5b").replace("\t26\t", "\t7\t").replace("\t21\t", "\t7\t")
+    (tmp_path / "step.tsv").write_text(small + BENCH)
+    dev = dataclasses.replace(full, model="Qwen/Qwen2.5-Coder-0.5B-Instruct")
+    assert from_bench(dev).training == pytest.approx(7) and "scaled" not in from_bench(dev).source
+    (tmp_path / "step.tsv").write_text(BENCH)
+    assert "scaled" in from_bench(dev).source
