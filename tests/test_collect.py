@@ -28,5 +28,5 @@ def test_runs_are_reduced_and_samples_spread(tmp_path):
     kept = [json.loads(line) for line in (target / "vanilla_s0/rollouts.jsonl").read_text().splitlines()]
     assert len(kept) == 80 and sum("completion" in r for r in kept) == 4 and sum(r["hack"] for r in kept) == 40
     text = (target / "samples_vanilla_s0.md").read_text()
-    assert [f"text 100 {i}" in text for i in range(40)] == [i % 4 == 0 for i in range(40)]
+    assert [f"text 100 {i}\n" in text for i in range(40)] == [i % 4 == 0 for i in range(40)]
     assert (target / "vanilla_s0/evals.tsv").read_text() == (run / "evals.tsv").read_text()
