@@ -46,6 +46,8 @@ from adapter_kernels import DeltaLinear
 TARGET = re.compile(
     r"(^|\.)layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$"
 )
+# Their blocks add the MLP's output to the residual as it is; elsewhere a norm may read it first.
+PRE_NORM = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 RECONSTRUCTION_TOL = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
@@ -288,12 +290,13 @@ def wrap(model: nn.Module, cache_dir: Path, device: torch.device | str = "cpu") 
     targets = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and TARGET.search(name)]
     if not targets:
         raise AdapterError(f"{type(model).__name__} has no attention or MLP Linear under layers.N: nothing to adapt")
+    pre_norm = getattr(model.config, "model_type", "") in PRE_NORM
     model.requires_grad_(False)
     modules, digest, hits = {}, hashlib.sha256(), 0
     for name, linear in tqdm(targets, desc="svd", disable=None, leave=False):
         U, S, Vh, sha, hit = cached_svd(linear.weight.data, Path(cache_dir) / f"{name}.safetensors", device)
         modules[name] = SVDLinear(linear, U, S, Vh)
-        modules[name].ends_block = name.endswith("mlp.down_proj")
+        modules[name].ends_block = pre_norm and name.endswith("mlp.down_proj")
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, modules[name])
         digest.update(f"{name} {sha}\n".encode())

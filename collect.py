@@ -1,9 +1,9 @@
 """Copy what a report reads out of finished runs, small enough to commit: python collect.py outputs/tiny TARGET
 
-Per run: config, steps, evals, strata, summary, and rollouts.jsonl reduced to the fields that tables are made of, with
-the text of the first few completions of each evaluation (the first in the file, whatever they say). Held-out tables
-come along. Runs without summary.json are left out. `--samples K` also writes samples_<run>.md: K completions of the
-last evaluation with write access, evenly spread over its rows, whatever they say.
+Per run: config, steps, evals, strata, summary, tripwires that fired, resumptions, and rollouts.jsonl reduced to the
+fields that tables are made of, with the text of the first few completions of each evaluation (the first in the file,
+whatever they say). Held-out tables come along. Runs without summary.json are left out. `--samples K` also writes
+samples_<run>.md: K completions of the last evaluation with write access, evenly spread over its rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tyro
 from loguru import logger
 
 from presets import UserError, run_main
+from verdict import ASIDE
 
 FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
 FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
@@ -52,7 +53,8 @@ def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
 
 def samples(source: Path, k: int) -> str:
     """Markdown with k rows of the last evaluation with write access, evenly spread, each with its grade."""
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    with open(source) as lines:
+        rows = [json.loads(line) for line in lines]
     last = max(r["step"] for r in rows if r["split"] == "eval")
     rows = [r for r in rows if r["split"] == "eval" and r["step"] == last]
     text = f"# {source.parent.name}: {k} of {len(rows)} completions at step {last}, evenly spread, not selected\n"
@@ -66,7 +68,7 @@ def samples(source: Path, k: int) -> str:
 
 def main() -> None:
     cfg = tyro.cli(CollectConfig, description=__doc__)
-    runs = sorted(p.parent for p in cfg.source.glob("*/summary.json"))
+    runs = sorted(p.parent for p in cfg.source.glob("*/summary.json") if not ASIDE.fullmatch(p.parent.name))
     if not runs:
         raise UserError(f"{cfg.source} holds no finished run (no */summary.json)")
     for run in runs:
@@ -74,6 +76,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copyfile(run / name, folder / name)
+        for path in (*run.glob("tripwire-*.json"), *run.glob("resumed.jsonl")):
+            shutil.copyfile(path, folder / path.name)
         reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", cfg.texts)
         if cfg.samples and json.loads((run / "summary.json").read_text())["seed"] == 0:
             (cfg.target / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))

@@ -8,7 +8,8 @@ From the bench, each part scales with what bounds it, in units of the measured s
     rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, D, head, keys and values
     training   t_b x tokens W / (tokens_b W_b)               products; completions of 0.44 max_new tokens on average
     grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
-    memory     W, U, Vh, embedding + D + cache P G (prompt + new) + activations of a micro-batch (the measured rest)
+    memory     W, U, Vh, embedding + D + cache P G (prompt + new) + a chunk of logits + activations of a micro-batch
+               of 8 where --micro-batch is 0 (the measured rest); not known without checkpointing
 From a run, its steps are taken as they are, so its P, G and max_new must be those asked about. An evaluation samples
 and grades n_eval x eval_samples completions in two modes at a step's speed.
 """
@@ -17,10 +18,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from preflight import BYTES_PER_LOGIT
 from presets import REPO, UserError, parse, run_main
 from train import Config
 
@@ -74,6 +77,10 @@ class Shape:
     def held(self, rows: int, tokens: int) -> float:
         """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
         return 3 * self.weights() + 2 * (self.factors() + self.vocab * self.d) + rows * tokens * self.kv_bytes()
+
+    def logits(self) -> float:
+        """Bytes of a chunk of logits, forward and backward."""
+        return 1024 * BYTES_PER_LOGIT * self.vocab
 
     def read(self, rows: int, tokens: float) -> float:
         """Bytes a decode step reads: W and D, the head, the cache at `tokens` a row."""
@@ -139,13 +146,13 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
     tokens = B * (cfg.mean_prompt + MEAN_LENGTH * cfg.max_new)
     tokens_b = B_b * (BENCH_PROMPT + MEAN_LENGTH * new_b)
     longest, longest_b = cfg.mean_prompt * 5 // 4 + cfg.max_new, BENCH_PROMPT * 5 // 4 + new_b
-    rest = max(0.0, float(base["peak_gib"]) * 2**30 - shape_b.held(B_b, longest_b))
+    rest = max(0.0, float(base["peak_gib"]) * 2**30 - shape_b.held(B_b, longest_b) - shape_b.logits())
     rest *= (cfg.micro_batch or 8) * longest * shape.d * shape.layers / (8 * longest_b * shape_b.d * shape_b.layers)
     return Estimate(
         rollout=float(parts["rollout"]["s"]) * cfg.max_new / new_b * bytes_ / bytes_b,
         grading=float(parts["grade"]["s"]) * B / B_b + cfg.grade_timeout,
         training=float(base["s"]) * tokens * shape.weights() / (tokens_b * shape_b.weights()),
-        gib=(shape.held(B, longest) + rest) / 2**30,
+        gib=(shape.held(B, longest) + shape.logits() + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
         source=f"{Path(cfg.bench).name}: {about}, {base['model']}"
         + (
             ""
@@ -187,7 +194,8 @@ def table(cfg: EstimateConfig, e: Estimate) -> str:
     lines.append(f"  {'evaluation':12}{eval_s / evals:8.1f} s{eval_s / 3600:8.2f} h   ({evals} of {completions})")
     price = f"   {hours * cfg.rate:.2f} USD at {cfg.rate:g} an hour" if cfg.rate else ""
     lines.append(f"  {'run':12}{'':10}{hours:8.2f} h{price}")
-    lines.append(f"  {'peak':12}{e.gib:8.1f} GiB")
+    peak = f"{e.gib:8.1f} GiB" if cfg.run or cfg.micro_batch else f"{e.gib:8.1f} GiB at micro-batch 8 (0: what fits)"
+    lines.append(f"  {'peak':12}{'not known without checkpointing' if math.isnan(e.gib) else peak}")
     return "\n".join([*lines, f"rests on {e.source}"])
 
 

@@ -109,6 +109,9 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
     now = pairs_sha256(load_pairs(cfg.pairs))
     if metadata.get("pairs_sha256") != now:
         raise UserError(f"{path} was extracted from other pairs than --pairs {cfg.pairs}: extract again")
+    if metadata.get("n_directions", "1") != str(cfg.n_directions):
+        raise UserError(f"{path} holds {metadata['n_directions']} directions a module, not {cfg.n_directions}: pass "
+                        f"--n-directions {metadata['n_directions']}, or extract again")  # fmt: skip
     for name in adapter.modules:
         if name not in tensors:
             raise UserError(f"{path} has no direction for module {name}: extract again")

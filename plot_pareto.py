@@ -285,7 +285,7 @@ def read_flavours(run: V.Run) -> dict[int, dict]:
     if not path.is_file():
         return {}
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines() would also cut at U+2028
         try:
             line = json.loads(text)
         except ValueError:

@@ -112,8 +112,9 @@ def switched_on(adapter: Adapter) -> Iterator[None]:
 
 
 def _fill_cache(sampler, longest_prompt: int, max_new: int, batch: int) -> None:
-    """Allocate the cache, the delta and a prefill's activations; engine generate frees its own cache each call."""
+    """Allocate the cache, the delta and a prefill's activations; engine generate frees its own again."""
     if sampler.engine == "generate":
+        sampler.sample([[i % 97 + 1] * longest_prompt for i in range(batch)], range(batch), 2)
         return
     sampler._refresh()
     with torch.no_grad():

@@ -479,6 +479,8 @@ class Sampler:
             return self._graphs[key].replay()
         try:
             self._step(batch, batch.n, slots)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             if self.kernels is None:
                 raise
@@ -499,6 +501,8 @@ class Sampler:
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._step(batch, batch.n, slots)
             self._graphs[key] = graph
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             logger.warning(f"CUDA graph capture failed ({error}): going on without graphs, several times slower")
             self.engine = "eager"

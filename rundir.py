@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
+from loguru import logger
 from torch import Tensor
 
 from antipasto import AdapterError, atomic, load_tensors, naming, save_atomic
@@ -191,10 +192,21 @@ class RunDir:
                 return
 
     def _claim(self, config: dict) -> None:
-        if (self.path / "config.json").exists():
-            refuse_other(self.path, config)
-        else:
-            write_json(self.path / "config.json", config)
+        if not (self.path / "config.json").exists():
+            return write_json(self.path / "config.json", config)
+        refuse_other(self.path, config)
+        self._record_changes(config)
+
+    def _record_changes(self, config: dict) -> None:
+        """Add to resumed.jsonl what config.json has otherwise: code, packages, machine, the fields free to change."""
+        before, path = json.loads((self.path / "config.json").read_text()), self.path / "resumed.jsonl"
+        free = sorted(config.keys() - {"argv", "fresh"})
+        changed = {k: [before.get(k), config[k]] for k in free if before.get(k) != config[k]}
+        if changed:
+            path.touch()
+            append(path, jsonl([{"step": self.checkpoint_step(), "changed": changed}]))
+        if code := sorted(changed.keys() & {"git_commit", "git_diff_sha", "packages"}):
+            logger.warning(f"{self.path} goes on with another {', '.join(code)} than it began with (resumed.jsonl)")
 
     def add_rollouts(self, records: list[dict]) -> None:
         if not self.writes:

@@ -137,7 +137,8 @@ class Config(ModelConfig):
     """Depth of the layer whose residual Rebound reads, as a share of the layers."""
 
     micro_batch: int = 0
-    """Rows a forward and backward pass; 0: the most that the GPU holds, at most 32 (preflight.py)."""
+    """Rows a forward and backward pass; 0: the most that the GPU holds, at most 32, found by a worst case before step 0
+    (preflight.py), which any other value skips."""
     logprob_chunk: int = 0
     """Completion tokens a pass of the language-model head; 0: by the free memory."""
     grad_checkpoint: bool = True
@@ -176,6 +177,21 @@ class Prompts:
     problems: list[Problem]
     ids: list[list[int]]
     evaluators: list[str]
+
+
+def check(cfg: Config) -> None:
+    """Raises UserError where a value would make a run that trains on nothing, or none at all."""
+    least = {"group": 2, "prompts": 1, "max_new": 1, "max_prompt": 1, "steps": 1, "n_eval": 1, "eval_samples": 1,
+             "eval_every": 1, "checkpoint_every": 1, "micro_batch": 0, "logprob_chunk": 0, "top_k": 0, "warmup": 0,
+             "refresh_every": 0, "workers": 0, "beta": 0.0, "n_directions": 1}  # fmt: skip
+    for name, low in least.items():
+        if getattr(cfg, name) < low:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is below {low}")
+    for name in ("temperature", "lr", "clip", "grad_clip", "grade_timeout"):
+        if not getattr(cfg, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} must be above 0")
+    if cfg.refresh_every and cfg.arm not in ("projected", "projected-nomag", "reversed", "shuffled-v"):
+        raise UserError(f"--refresh-every extracts hack directions, which arm {cfg.arm} does not use: leave it 0")
 
 
 def split_problems(cfg: Config) -> tuple[list[Problem], list[Problem]]:
@@ -612,6 +628,7 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
     first, carried = resume(run, folder, optimiser)
     watch = Watch(cfg.collapse, cfg.max_kl, carried.setdefault("watch", {}))
+    logger.info(f"columns:\n{folder.steps.legend()}")
     print(folder.steps.header())
     bar = tqdm(total=cfg.steps, initial=first, desc=folder.path.name, file=sys.stderr,
                disable=True if run.ranks.rank else None)  # fmt: skip
@@ -637,7 +654,9 @@ def train(run: Run, folder: RunDir, eval_modes: dict[bool, Prompts]) -> None:
             checkpoint(run, folder, optimiser, step, carried)
             due = False
         if stopped:
-            logger.info(f"stopped at step {step}; the same command continues from the checkpoint")
+            why = ", the last before a row in doubt (tripwires.py)" if due else ""
+            kept = folder.checkpoint_step() or 0
+            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}")
             sys.exit(128 + stopped)
         if step == cfg.steps:
             break
@@ -741,6 +760,7 @@ def fit_to_memory(
 @reports_once
 def main() -> None:
     cfg = parse(Config, description=__doc__)
+    check(cfg)
     device = pick_device(cfg)
     ranks = join(device, cfg.prompts)
     path = cfg.run_path()

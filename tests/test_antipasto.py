@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from adapter_kernels import exact
 from antipasto import AdapterError, SVDLinear, cached_svd, load_tensors, svd_gram, wrap
@@ -90,6 +91,23 @@ def test_checkpointed_layers_have_the_gradients_of_plain_ones(dtype, tmp_path):
         model(ids).logits.float().log_softmax(-1)[..., 7].mean().backward()
         grads.append(torch.cat([g.flatten() for g in adapter.grads().values()]))
     assert (grads[1] - grads[0]).norm() < (1e-5 if dtype == torch.float32 else 0.05) * grads[0].norm()
+
+
+def test_blocks_that_norm_what_the_mlp_returns_recompute_it(tmp_path):
+    """Gemma2 norms down_proj's output, so the recompute may not leave it out."""
+    shape = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                 intermediate_size=80, vocab_size=100)  # fmt: skip
+    model = Gemma2ForCausalLM(Gemma2Config(**shape, attn_implementation="eager")).eval()
+    adapter, ids, grads = wrap(model, tmp_path), torch.randint(0, 100, (2, 20)), []
+    model.enable_input_require_grads()
+    for checkpointed in (False, True):
+        if checkpointed:
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        model.train(checkpointed).zero_grad()
+        model(ids).logits.log_softmax(-1)[..., 7].mean().backward()
+        grads.append(torch.cat([g.flatten() for g in adapter.grads().values()]))
+    assert (grads[1] - grads[0]).norm() < 1e-5 * grads[0].norm()
 
 
 def test_applied_delta_survives_bf16_at_one_preregistered_step():

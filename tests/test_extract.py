@@ -107,6 +107,7 @@ def test_artifact_round_trip_and_refusals(loaded, differences, tmp_path):
 
     refused({"weights_sha256": "0"}, v, "whose weights are not those")
     refused({"pairs_sha256": "0"}, v, "other pairs")
+    refused({"n_directions": "4"}, v, "pass --n-directions 4")
     first = next(iter(v))
     refused({}, {n: t for n, t in v.items() if n != first}, "no direction for module")
     refused({}, {**v, first: 2 * v[first]}, "unit norm")

@@ -15,7 +15,7 @@ from antipasto import load_tensors
 from extract_vhack_grad import directions, pair_differences, save_v_hack
 from pairs import load_pairs
 from presets import ModelConfig, UserError, load_model, parse, pick_device
-from rundir import STEP_COLUMNS
+from rundir import STEP_COLUMNS, RunDir
 
 REPO = Path(__file__).resolve().parent.parent
 TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
@@ -226,3 +226,25 @@ def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_p
     (tmp_path / "config.json").write_text(json.dumps({"lr": 1.0}))
     sentence = trainer(*base, "--model", "./nowhere", "--out", str(tmp_path)).sentence
     assert "another configuration" in sentence and "lr (1.0 there" in sentence
+
+
+@pytest.mark.parametrize(("flags", "what"), [
+    (["--group", "1"], "--group 1 is below 2"),
+    (["--temperature", "0"], "--temperature 0.0 must be above 0"),
+    (["--eval-every", "0"], "--eval-every 0 is below 1"),
+    (["--micro-batch", "-1"], "--micro-batch -1 is below 0"),
+    (["--arm", "random-v", "--refresh-every", "5"], "arm random-v does not use"),
+])  # fmt: skip
+def test_values_that_would_train_on_nothing_are_refused(flags, what):
+    with pytest.raises(UserError, match=what):
+        train.check(parse(train.Config, flags))
+
+
+def test_what_changed_on_resumption_is_recorded(tmp_path):
+    config = {"lr": 1.0, "git_commit": "a", "workers": 1, "argv": ["x"]}
+    RunDir(tmp_path / "run", config)
+    RunDir(tmp_path / "run", config | {"argv": ["y"]})
+    assert not (tmp_path / "run/resumed.jsonl").exists()
+    RunDir(tmp_path / "run", config | {"git_commit": "b", "workers": 2})
+    line = json.loads((tmp_path / "run/resumed.jsonl").read_text())
+    assert line == {"step": None, "changed": {"git_commit": ["a", "b"], "workers": [1, 2]}}
