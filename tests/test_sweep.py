@@ -539,13 +539,12 @@ def run_process(arm: str, seed: int) -> int:
 
 
 @pytest.mark.skipif(bool(slurm_missing()), reason=slurm_missing())
-def test_a_slurm_node_runs_a_sweep_through_a_kill_and_a_requeue(slurm_node, model_dir, monkeypatch):
+def test_a_slurm_node_runs_an_organism_sweep_through_a_kill_and_a_requeue(slurm_node, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     steps, killed, requeued, cancelled = 40, "vanilla_s0", "projected_s0", "vanilla_s1"
     runs = [killed, requeued, cancelled, "projected_s1"]
-    flags = {"model": model_dir, "svd-cache": Path("svd").resolve(), "pairs": "default", "n-eval": 2,
-             "problems": REPO / "tests/data/smoke_problems.jsonl", "eval-samples": 2, "eval-every": 20, "steps": steps,
-             "prompts": 2, "group": 8, "max-new": 16, "checkpoint-every": 1, "workers": 1}  # fmt: skip
+    flags = {"svd-cache": Path("svd").resolve(), "n-eval": 8, "eval-samples": 2, "eval-every": 20, "steps": steps,
+             "prompts": 2, "group": 8, "checkpoint-every": 1, "workers": 1}  # fmt: skip
     command = [sys.executable, REPO / "sweep.py", "--arms", "vanilla", "projected", "--seeds", "0", "1", "--submit",
                "slurm", "--slurm.cpus", "1", "--slurm.minutes", "30", "--",
                *(word for k, v in flags.items() for word in (f"--{k}", v))]  # fmt: skip
@@ -558,7 +557,7 @@ def test_a_slurm_node_runs_a_sweep_through_a_kill_and_a_requeue(slurm_node, mode
 
     submit()
     ids = {name.removeprefix("tiny_"): number for name, (number, _) in sweep.slurm_queue().items()}
-    assert sorted(ids) == sorted([*runs, "svd", "extract_default", "verify_default"])
+    assert sorted(ids) == sorted([*runs, "svd", "extract_organism", "verify_organism"])
     wait_for(lambda: len(step_rows(killed)) >= 3, 300, "the third step of the run to kill")
     os.kill(run_process("vanilla", 0), signal.SIGKILL)
     wait_for(lambda: len(step_rows(requeued)) >= 3, 120, "the third step of the run to requeue")
