@@ -1,0 +1,86 @@
+"""Steps of train.py itself, the same command on 1, 2, ... GPUs of one host (torchrun) or with other sampling engines.
+
+    python bench/bench_run.py --ranks 1,2 --out bench/scaling.tsv --model PATH --problems FILE --eval-file FILE ...
+    python bench/bench_run.py --engines auto,generate --out bench/engine.tsv --model PATH ...
+
+Flags that are not its own go to train.py, after `--preset dev --arm vanilla` and a two-row evaluation. One TSV row each
+case: means of steps.tsv over the steps after the first --skip, in which graphs are captured and kernels compiled;
+tok_s: sampled tokens a second of t_roll; ratio: seconds of the first case over this one's. The same prompts and seeds
+are sampled, yet on a GPU a row's tokens depend on the batch that it shares (bf16), so len and flat say how much work
+the steps held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from bench_decode import guarded
+
+REPO = Path(__file__).resolve().parent.parent
+MEANS = ["t_roll", "t_grade", "t_train", "len", "flat"]
+COLUMNS = ["ranks", "engine", "steps", "step_s", "tok_s", *MEANS, "gib", "ratio"]
+
+
+def steps_of(ranks: int, engine: str, steps: int, flags: list[str], out: Path) -> tuple[list[dict[str, float]], int]:
+    """(rows of steps.tsv, completions a step) of one run. Raises RuntimeError with its last words where it fails."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *torchrun, str(REPO / "train.py"), "--preset", "dev", "--arm", "vanilla",
+               "--n-eval", "2", "--eval-samples", "1", *flags,
+               "--engine", engine, "--steps", str(steps), "--out", str(out)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout, done.stderr, sep="", file=sys.stderr, flush=True)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise RuntimeError((errors or done.stderr.splitlines() or ["no output"])[-1])
+    config = json.loads((out / "config.json").read_text())
+    with open(out / "steps.tsv") as f:
+        rows = [{k: float(v) for k, v in row.items() if k != "eta"} for row in csv.DictReader(f, delimiter="\t")]
+    return rows, config["prompts"] * config["group"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", default="1", help="world sizes, each a divisor of --prompts (8)")
+    parser.add_argument("--engines", default="auto", help="of auto, graph, eager, generate")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--skip", type=int, default=2, help="first steps that are not counted")
+    parser.add_argument("--out", type=Path, help="write the TSV here too, row by row")
+    args, flags = parser.parse_known_args()
+    lines, seconds = [], []
+
+    def emit(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+        if args.out:
+            args.out.write_text("\n".join(lines) + "\n")
+
+    def row(ranks: int, engine: str) -> None:
+        with tempfile.TemporaryDirectory() as work:
+            rows, completions = steps_of(ranks, engine, args.steps, flags, Path(work) / "run")
+        rows = rows[args.skip :]
+        mean = {k: sum(r[k] for r in rows) / len(rows) for k in MEANS}
+        seconds.append(mean["t_roll"] + mean["t_grade"] + mean["t_train"])
+        tok_s = completions * mean["len"] / mean["t_roll"]
+        cells = [f"{c:.2f}" for c in (*mean.values(), rows[-1]["gib"], seconds[0] / seconds[-1])]
+        emit("\t".join([str(ranks), engine, str(len(rows)), f"{seconds[-1]:.2f}", f"{tok_s:.0f}", *cells]))
+
+    gpu = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+    emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} transformers {transformers.__version__} "
+         f"train.py {' '.join(Path(word).name for word in flags)}")  # fmt: skip
+    emit("\t".join(COLUMNS))
+    for ranks in map(int, args.ranks.split(",")):
+        for engine in args.engines.split(","):
+            guarded(f"{ranks}\t{engine}", lambda ranks=ranks, engine=engine: row(ranks, engine), emit)
+
+
+if __name__ == "__main__":
+    main()
