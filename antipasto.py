@@ -163,6 +163,14 @@ class Adapter:
             parameter.copy_(tensors[name])
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Recompute each decoder layer in backward instead of keeping its activations."""
+    # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
+    model.enable_input_require_grads()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Within the context an OSError names `path`: a full disk names no file, and a temporary one means nothing."""
@@ -184,10 +192,8 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporary, path)
-            folder = os.open(
-                path.parent, os.O_RDONLY
-            )  # the new name survives a power cut only once its folder is synced
-            os.fsync(folder)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # or a power cut may take the new name back
             os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)

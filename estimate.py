@@ -148,17 +148,15 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
     longest, longest_b = cfg.mean_prompt * 5 // 4 + cfg.max_new, BENCH_PROMPT * 5 // 4 + new_b
     rest = max(0.0, float(base["peak_gib"]) * 2**30 - shape_b.held(B_b, longest_b) - shape_b.logits())
     rest *= (cfg.micro_batch or 8) * longest * shape.d * shape.layers / (8 * longest_b * shape_b.d * shape_b.layers)
+    scaled = ", scaled by bytes and tokens to another model: a small one is bound by launches, and slower than this"
+    if BENCH_MODELS[base["model"]] == cfg.model:
+        scaled = ""
     return Estimate(
         rollout=float(parts["rollout"]["s"]) * cfg.max_new / new_b * bytes_ / bytes_b,
         grading=float(parts["grade"]["s"]) * B / B_b + cfg.grade_timeout,
         training=float(base["s"]) * tokens * shape.weights() / (tokens_b * shape_b.weights()),
         gib=(shape.held(B, longest) + shape.logits() + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
-        source=f"{Path(cfg.bench).name}: {about}, {base['model']}"
-        + (
-            ""
-            if BENCH_MODELS[base["model"]] == cfg.model
-            else ", scaled by bytes and tokens to another model: a small one is bound by launches, and slower than this"
-        ),
+        source=f"{Path(cfg.bench).name}: {about}, {base['model']}{scaled}",
     )
 
 

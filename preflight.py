@@ -35,6 +35,12 @@ def logprob_chunk(vocab: int, device: torch.device) -> int:
     return min(1024, max(256, 1 << (tokens.bit_length() - 1)))
 
 
+def kv_bytes(config, dtype: torch.dtype) -> int:
+    """Bytes of keys and values a token, of a model with attention in every layer; config: the model's."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+
+
 def decode_rows(config, tokens: int, at_least: int, device: torch.device, dtype: torch.dtype) -> int | None:
     """Rows of `tokens` decoded together: keys and values in a fifth of the free memory, but at_least; None on a CPU.
 
@@ -42,9 +48,7 @@ def decode_rows(config, tokens: int, at_least: int, device: torch.device, dtype:
     """
     if device.type != "cuda":
         return None
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize * tokens
-    return max(at_least, torch.cuda.mem_get_info(device)[0] // 5 // row)
+    return max(at_least, torch.cuda.mem_get_info(device)[0] // 5 // (kv_bytes(config, dtype) * tokens))
 
 
 def fit_micro_batch(model: nn.Module, adapter: Adapter, *, longest_prompt: int, max_new: int, rows: int, batch: int,

@@ -194,12 +194,11 @@ class RunDir:
     def _claim(self, config: dict) -> None:
         if not (self.path / "config.json").exists():
             return write_json(self.path / "config.json", config)
-        refuse_other(self.path, config)
-        self._record_changes(config)
+        self._record_changes(refuse_other(self.path, config), config)
 
-    def _record_changes(self, config: dict) -> None:
+    def _record_changes(self, before: dict, config: dict) -> None:
         """Add to resumed.jsonl what config.json has otherwise: code, packages, machine, the fields free to change."""
-        before, path = json.loads((self.path / "config.json").read_text()), self.path / "resumed.jsonl"
+        path = self.path / "resumed.jsonl"
         free = sorted(config.keys() - {"argv", "fresh"})
         changed = {k: [before.get(k), config[k]] for k in free if before.get(k) != config[k]}
         if changed:
@@ -280,16 +279,18 @@ class RunDir:
         return (tensors, state) if tensors else None
 
 
-def refuse_other(folder: Path, config: dict) -> None:
-    """Raises UserError where `folder` holds a run whose config.json differs from `config` in one of its fields, OSError
-    where it cannot be written: cheap enough to ask before a model is loaded."""
+def refuse_other(folder: Path, config: dict) -> dict:
+    """The config.json of the run in `folder`, {} where there is none; cheap enough to ask before a model is loaded.
+
+    Raises UserError where it differs from `config` in one of its fields, OSError where `folder` cannot be written.
+    """
     path = folder / "config.json"
     if not path.exists():
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
         if number:
             raise OSError(number, os.strerror(number), str(folder))
-        return
+        return {}
     try:
         before = json.loads(path.read_text())
     except ValueError as error:
@@ -299,6 +300,7 @@ def refuse_other(folder: Path, config: dict) -> None:
         what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
         raise UserError(f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
                         "move it aside")  # fmt: skip
+    return before
 
 
 def append(path: Path, data: bytes) -> None:

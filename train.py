@@ -27,7 +27,7 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from antipasto import Adapter
+from antipasto import Adapter, checkpoint_layers
 from distributed import Ranks, join, reports_once
 from extract_vhack_grad import directions, file_sha256, load_v_hack, pair_differences
 from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
@@ -732,16 +732,6 @@ def eta(started: float, done: int, left: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def enable_checkpointing(cfg: Config, model) -> None:
-    """Recompute each layer in backward. Raises UserError where a recompute would draw another dropout mask."""
-    if getattr(model.config, "attention_dropout", 0):
-        raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-    # Embeddings are frozen: without an input that requires grad, a checkpointed layer would have no backward.
-    model.enable_input_require_grads()
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-
-
 def fit_to_memory(
     cfg: Config, model, adapter: Adapter, sampler: Sampler, prompts: list[Prompts], device, world: int
 ) -> None:
@@ -777,7 +767,9 @@ def main() -> None:
         v_hack, v_sha = hack_directions(cfg, model, tokenizer, adapter)
         ranks.copy_from_first((v_hack or {}).values())
         if cfg.grad_checkpoint:
-            enable_checkpointing(cfg, model)
+            if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
+                raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+            checkpoint_layers(model)
         sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
                           temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
         prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")

@@ -17,32 +17,16 @@ tokens with geometric lengths. parts: microseconds of each part of a step; tune:
 
 from __future__ import annotations
 
-import argparse
 import gc
-import sys
-import time
-from pathlib import Path
 
 import torch
-import transformers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, sync
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rollout
-from antipasto import TARGET, SVDLinear
+from antipasto import SVDLinear
+from preflight import kv_bytes
 from rollout import Sampler
 
-SHAPES = {
-    "qwen3-4b": (Qwen3ForCausalLM, Qwen3Config, dict(
-        hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
-        intermediate_size=9728, vocab_size=151936, tie_word_embeddings=True, max_position_embeddings=40960)),
-    "qwen2.5-0.5b": (Qwen2ForCausalLM, Qwen2Config, dict(
-        hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
-        intermediate_size=4864, vocab_size=151936, tie_word_embeddings=True, max_position_embeddings=32768)),
-    "tiny": (Qwen3ForCausalLM, Qwen3Config, dict(
-        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-        intermediate_size=320, vocab_size=512, tie_word_embeddings=True)),
-}  # fmt: skip
 LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
                 (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
 """BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries."""
@@ -64,55 +48,6 @@ class ThreeProducts(rollout._Linear):
         y += self(x)
 
 
-def build(name: str, device: str):
-    cls, config, shape = SHAPES[name]
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model = cls(config(**shape)).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    return model.requires_grad_(False)
-
-
-def adapt(model) -> None:
-    """SVDLinears with random factors of an SVD's scale (one of every weight would take minutes) and a small delta."""
-    for name, linear in [
-        (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and TARGET.search(n)
-    ]:
-        w = linear.weight
-        r = min(w.shape)
-        U, Vh = (
-            torch.randn(s, dtype=w.dtype, device=w.device) / max(s) ** 0.5 for s in ((w.shape[0], r), (r, w.shape[1]))
-        )
-        parent, _, leaf = name.rpartition(".")
-        module = SVDLinear(linear, U, torch.ones(r, device=w.device), Vh)
-        module.ends_block = name.endswith("mlp.down_proj")
-        torch.nn.init.normal_(module.delta_S, std=0.05)
-        setattr(model.get_submodule(parent), leaf, module.requires_grad_(False))
-
-
-def sync(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def guarded(label: str, fn, emit) -> None:
-    """Run one row; where it fails, a row saying why, so that the others go on. Memory is freed either way."""
-    start = time.perf_counter()
-    try:
-        fn()
-    except Exception as error:
-        emit(f"{label}\tfailed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    print(f"# {label.split(chr(9))[-1]}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def copy_bandwidth(device: str) -> float:
     """Bytes/s of a large device-to-device copy, read and write counted."""
     n = 2**31 if device == "cuda" else 2**27
@@ -126,25 +61,18 @@ def copy_bandwidth(device: str) -> float:
 
 class Bench:
     def __init__(self, args, device: str):
-        self.args, self.device, self.lines = args, device, []
+        self.args, self.device = args, device
         self.bandwidth = copy_bandwidth(device)
-        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
-                  f"transformers {transformers.__version__} copy {self.bandwidth / 1e12:.2f} TB/s")  # fmt: skip
-        self.emit("\t".join(COLUMNS))
-
-    def emit(self, line: str) -> None:
-        self.lines.append(line)
-        print(line, flush=True)
+        copied = f"copy {self.bandwidth / 1e12:.2f} TB/s"
+        self.report = Report(COLUMNS, device, args.out, append=False, more=copied)
+        self.emit = self.report.emit
 
     def row(self, name: str, ms: float, rows: int, width: int, new: int, extra: float = 0.0, **more) -> None:
         """extra: bytes a step reads beyond the base model's weights and its keys and values."""
-        config = self.model.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         size = self.model.lm_head.weight.element_size()
         read = sum(m.weight.numel() for _, m in self.model.named_modules()
                    if isinstance(m, torch.nn.Linear | SVDLinear)) * size + extra  # fmt: skip
-        read += 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * size * rows * (width + new / 2)
+        read += kv_bytes(self.model.config, self.model.dtype) * rows * (width + new / 2)
         values = dict(model=self.name, row=name, rows=rows, prompt=width, new=new, ms_step=f"{ms:.2f}",
                       tok_s=f"{rows / ms * 1e3:.0f}", gb_step=f"{read / 1e9:.2f}",
                       floor=f"{read / self.bandwidth * 1e3 / ms:.2f}", prefill="", note="") | more  # fmt: skip
@@ -234,10 +162,10 @@ class Bench:
             out = sampler.sample([p for p in distinct for _ in range(12)], list(seeds), new)
             seconds = sync(self.device) - start
         tokens = int(out.lengths.sum())
-        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else 0
         self.row("full_D8", out.decode_s / out.decode_steps * 1e3, 96, self.args.prompt, new,
                  tok_s=f"{tokens / seconds:.0f}", prefill=f"{out.prefill_s:.2f}", floor="",
-                 note=f"{seconds:.1f} s, {tokens} tokens, {out.decode_steps} steps, peak {peak:.1f} GiB")  # fmt: skip
+                 note=f"{seconds:.1f} s, {tokens} tokens, {out.decode_steps} steps, peak {peak_gib():.1f} GiB",
+                 )  # fmt: skip
         sampler.free()
 
     # --- where a step's time goes ---
@@ -385,34 +313,27 @@ class Bench:
             if rows and prepare:
                 prepare(self.model)
             for row in rows:
-                guarded(f"{name}\t{row}", lambda row=row: self.dispatch(row), self.emit)
+                self.report.guarded(f"{name}\t{row}", lambda row=row: self.dispatch(row))
         self.model = None
         gc.collect()
 
 
 def main() -> None:
     default = [r for r in BASE_ROWS + ADAPTED_ROWS if r != "tune"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="qwen3-4b,qwen2.5-0.5b", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--rows", default=",".join(default), help="rows to run, by name")
-    parser.add_argument("--rows-n", type=int, default=64, help="sequences decoded together")
-    parser.add_argument("--prompt", type=int, default=512, help="prompt tokens")
-    parser.add_argument("--new", type=int, default=256, help="new tokens")
-    parser.add_argument("--tiny", action="store_true", help="the organism's shapes on the CPU")
-    parser.add_argument("--out", type=Path, help="also write the TSV here")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
-        args.models, args.prompt, args.new = "tiny", min(args.prompt, 60), min(args.new, 60)
+    p = parser(__doc__, out="write the TSV here, row by row")
+    p.add_argument("--models", default="qwen3-4b,qwen2.5-0.5b", help=f"of {', '.join(SHAPES)}")
+    p.add_argument("--rows", default=",".join(default), help="rows to run, by name")
+    p.add_argument("--rows-n", type=int, default=64, help="sequences decoded together")
+    p.add_argument("--prompt", type=int, default=512, help="prompt tokens")
+    p.add_argument("--new", type=int, default=256, help="new tokens")
+    args = p.parse_args()
+    device = pick_device(args, models="tiny", prompt=min(args.prompt, 60), new=min(args.new, 60))
     wanted = args.rows.split(",")
     if unknown := set(wanted) - set(BASE_ROWS + ADAPTED_ROWS):
-        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(BASE_ROWS + ADAPTED_ROWS)}")
+        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(BASE_ROWS + ADAPTED_ROWS)}")
     bench = Bench(args, device)
     for name in args.models.split(","):
         bench.model_rows(name, wanted)
-    if args.out:
-        args.out.write_text("\n".join(bench.lines) + "\n")
 
 
 if __name__ == "__main__":

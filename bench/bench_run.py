@@ -18,12 +18,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-import transformers
-from bench_decode import guarded
+from common import Report
 
 REPO = Path(__file__).resolve().parent.parent
 MEANS = ["t_roll", "t_grade", "t_train", "len", "flat"]
@@ -55,13 +53,9 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=2, help="first steps that are not counted")
     parser.add_argument("--out", type=Path, help="write the TSV here too, row by row")
     args, flags = parser.parse_known_args()
-    lines, seconds = [], []
-
-    def emit(line: str) -> None:
-        lines.append(line)
-        print(line, flush=True)
-        if args.out:
-            args.out.write_text("\n".join(lines) + "\n")
+    device, seconds = "cuda" if torch.cuda.is_available() else "cpu", []
+    report = Report(COLUMNS, device, args.out, append=False, gpus=f"{torch.cuda.device_count()} x ",
+                    more=f"train.py {' '.join(Path(word).name for word in flags)}")  # fmt: skip
 
     def row(ranks: int, engine: str) -> None:
         with tempfile.TemporaryDirectory() as work:
@@ -71,15 +65,11 @@ def main() -> None:
         seconds.append(mean["t_roll"] + mean["t_grade"] + mean["t_train"])
         tok_s = completions * mean["len"] / mean["t_roll"]
         cells = [f"{c:.2f}" for c in (*mean.values(), rows[-1]["gib"], seconds[0] / seconds[-1])]
-        emit("\t".join([str(ranks), engine, str(len(rows)), f"{seconds[-1]:.2f}", f"{tok_s:.0f}", *cells]))
+        report.emit("\t".join([str(ranks), engine, str(len(rows)), f"{seconds[-1]:.2f}", f"{tok_s:.0f}", *cells]))
 
-    gpu = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
-    emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} transformers {transformers.__version__} "
-         f"train.py {' '.join(Path(word).name for word in flags)}")  # fmt: skip
-    emit("\t".join(COLUMNS))
     for ranks in map(int, args.ranks.split(",")):
         for engine in args.engines.split(","):
-            guarded(f"{ranks}\t{engine}", lambda ranks=ranks, engine=engine: row(ranks, engine), emit)
+            report.guarded(f"{ranks}\t{engine}", lambda ranks=ranks, engine=engine: row(ranks, engine))
 
 
 if __name__ == "__main__":

@@ -14,21 +14,14 @@ organism), step (their sum), largest_G (by preflight.py: cache of 8 G rows plus 
 
 from __future__ import annotations
 
-import argparse
-import gc
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-import transformers
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench_decode import SHAPES, adapt, build, guarded, sync
-from bench_train import checkpointed
-
-from antipasto import Adapter, SVDLinear
+from antipasto import checkpoint_layers
 from grpo import group_advantages
 from preflight import fit_micro_batch
 from presets import UserError
@@ -54,11 +47,7 @@ class ForcedEnds(Sampler):
 class Bench:
     def __init__(self, args, device: str):
         self.args, self.device, self.seconds = args, torch.device(device), {}
-        self.file = args.out.open("a") if args.out else None
-        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
-                  f"transformers {transformers.__version__}")  # fmt: skip
-        self.emit("\t".join(COLUMNS))
+        self.report = Report(COLUMNS, device, args.out)
         g = torch.Generator().manual_seed(1)
         a = args
         widths = torch.randint(a.prompt * 3 // 4, a.prompt * 5 // 4, (a.P,), generator=g).tolist()
@@ -68,39 +57,22 @@ class Bench:
         lengths = torch.exp(torch.randn(a.P * a.G, generator=g) * 0.6) * 380 * scale
         self.lengths = lengths.long().clamp(1, a.max_new).tolist()
 
-    def emit(self, line: str) -> None:
-        print(line, flush=True)
-        if self.file:
-            print(line, file=self.file, flush=True)
-
     def row(self, name: str, seconds, note: str = "", G: int | None = None) -> None:
         a = self.args
         s = f"{seconds:.2f}" if seconds is not None else ""
-        fields = [a.model, name, a.P, G or a.G, a.max_new, s, f"{self.peak():.2f}", note]
-        self.emit("\t".join(map(str, fields)))
-
-    def peak(self) -> float:
-        return torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
-
-    def reset(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        fields = [a.model, name, a.P, G or a.G, a.max_new, s, f"{peak_gib():.2f}", note]
+        self.report.emit("\t".join(map(str, fields)))
 
     def guarded(self, name: str, fn) -> None:
-        self.reset()
-        guarded(f"{self.args.model}\t{name}", fn, self.emit)
+        reset_memory()
+        self.report.guarded(f"{self.args.model}\t{name}", fn)
 
     # --- parts ---
 
     def set_up(self) -> None:
-        self.model = checkpointed(build(self.args.model, str(self.device)))
-        adapt(self.model)
-        modules = {n: m for n, m in self.model.named_modules() if isinstance(m, SVDLinear)}
-        for module in modules.values():
-            module.delta_S.requires_grad_(True)
-        self.adapter = Adapter(modules, "random")
+        self.model = build(self.args.model, str(self.device))
+        checkpoint_layers(self.model)
+        self.adapter = adapt(self.model)
         self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)
         self.rows = [p for p in self.prompts for _ in range(self.args.G)]
 
@@ -202,21 +174,16 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
-    parser.add_argument("--P", type=int, default=8)
-    parser.add_argument("--G", type=int, default=12)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--max-new", type=int, default=1024)
-    parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--bits", default="8", help="of the decode delta: 8, 16 or both")
-    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
-    parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
-        args.model, args.P, args.G, args.prompt, args.max_new = "tiny", 2, 4, 24, 32
+    p = parser(__doc__)
+    p.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
+    p.add_argument("--P", type=int, default=8)
+    p.add_argument("--G", type=int, default=12)
+    p.add_argument("--prompt", type=int, default=512)
+    p.add_argument("--max-new", type=int, default=1024)
+    p.add_argument("--micro-batch", type=int, default=8)
+    p.add_argument("--bits", default="8", help="of the decode delta: 8, 16 or both")
+    args = p.parse_args()
+    device = pick_device(args, model="tiny", P=2, G=4, prompt=24, max_new=32)
     bench = Bench(args, device)
     bench.set_up()
     for bits in map(int, args.bits.split(",")):

@@ -10,17 +10,10 @@ orthonormal: the largest entry of |U^T U - I| and |Vh Vh^T - I|.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import torch
-import transformers
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench_decode import SHAPES, sync
+from common import SHAPES, Report, parser, pick_device, sync
 
 from antipasto import TARGET, svd_gram
 
@@ -54,29 +47,20 @@ def timed(route: str, shape: tuple[int, int], device: str) -> tuple[float, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="qwen2.5-0.5b,qwen3-4b")
-    parser.add_argument("--tiny", action="store_true", help="the organism's shapes on the CPU")
-    parser.add_argument("--out", type=Path, help="also write the TSV here")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
-    gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    lines = [
-        f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} transformers {transformers.__version__}",
-        "\t".join(COLUMNS),
-    ]
-    for name in ["tiny"] if device == "cpu" else args.models.split(","):
+    p = parser(__doc__, out="write the TSV here, row by row")
+    p.add_argument("--models", default="qwen2.5-0.5b,qwen3-4b")
+    args = p.parse_args()
+    device = pick_device(args, models="tiny")
+    emit = Report(COLUMNS, device, args.out, append=False).emit
+    for name in args.models.split(","):
         for route in ROUTES:
             total = 0.0
             for shape, count in shapes(name).items():
                 s, error, off = timed(route, shape, device)
                 total += s * count
                 size = "x".join(map(str, shape))
-                lines.append(f"{name}\t{route}\t{size}\t{count}\t{s:.3f}\t{s * count:.1f}\t{error:.1e}\t{off:.1e}")
-            lines.append(f"{name}\t{route}\tall\t{sum(shapes(name).values())}\t\t{total:.1f}\t\t")
-    print("\n".join(lines))
-    if args.out:
-        args.out.write_text("\n".join(lines) + "\n")
+                emit(f"{name}\t{route}\t{size}\t{count}\t{s:.3f}\t{s * count:.1f}\t{error:.1e}\t{off:.1e}")
+            emit(f"{name}\t{route}\tall\t{sum(shapes(name).values())}\t\t{total:.1f}\t\t")
 
 
 if __name__ == "__main__":

@@ -15,22 +15,14 @@ autograd_exact (plain autograd of [x, (x Vh^T) * delta_S] [W | U]^T, which does 
 
 from __future__ import annotations
 
-import argparse
-import gc
 import statistics
-import sys
-import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import transformers
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench_decode import SHAPES, adapt, build, guarded, sync
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
 
 from adapter_kernels import exact
-from antipasto import TARGET, SVDLinear
+from antipasto import TARGET, SVDLinear, checkpoint_layers
 from grpo import completion_logprobs
 
 ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]
@@ -74,21 +66,7 @@ def errors(row: str, device: str) -> tuple[float, float]:
 class Bench:
     def __init__(self, args, device: str):
         self.args, self.device, self.lora_s = args, device, None
-        self.file = args.out.open("a") if args.out else None
-        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
-                  f"transformers {transformers.__version__}")  # fmt: skip
-        self.emit("\t".join(COLUMNS))
-
-    def emit(self, line: str) -> None:
-        print(line, flush=True)
-        if self.file:
-            print(line, file=self.file, flush=True)
-
-    def allocated(self, peak: bool = False) -> float:
-        if self.device == "cpu":
-            return 0.0
-        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**30
+        self.report = Report(COLUMNS, device, args.out)
 
     def row(self, name: str, model, applied: float, grad: float, note: str = "") -> None:
         a, times = self.args, []
@@ -96,9 +74,8 @@ class Bench:
         ids = torch.randint(0, model.config.vocab_size, (a.batch, a.prompt + a.new), generator=g).to(self.device)
         completion = torch.zeros_like(ids, dtype=torch.bool)
         completion[:, a.prompt :] = True
-        weights = self.allocated()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        weights = torch.cuda.memory_allocated() / 2**30 if self.device == "cuda" else 0.0
+        reset_memory()
         for _ in range(7 if self.device == "cuda" else 2):
             start = sync(self.device)
             logp = completion_logprobs(model, ids, completion)
@@ -111,52 +88,39 @@ class Bench:
         ratio = f"{seconds / self.lora_s:.3f}" if self.lora_s else ""
         finite = all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
         note = note if finite else f"{note} gradient missing or not finite"
-        self.emit("\t".join(map(str, [a.model, name, a.batch, a.prompt + a.new, f"{seconds:.4f}", ratio,
-            f"{weights:.2f}", f"{self.allocated(peak=True):.2f}", f"{applied:.1e}", f"{grad:.1e}", note])))  # fmt: skip
+        self.report.emit("\t".join(map(str, [a.model, name, a.batch, a.prompt + a.new, f"{seconds:.4f}", ratio,
+            f"{weights:.2f}", f"{peak_gib():.2f}", f"{applied:.1e}", f"{grad:.1e}", note])))  # fmt: skip
         model.zero_grad(set_to_none=True)
 
     def guarded(self, name: str, fn) -> None:
-        guarded(f"{self.args.model}\t{name}", fn, self.emit)
-
-    def clean(self) -> None:
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        self.report.guarded(f"{self.args.model}\t{name}", fn)
 
     def lora(self, name: str) -> None:
         from peft import LoraConfig, get_peft_model
 
-        model = checkpointed(build(self.args.model, self.device))
+        model = build(self.args.model, self.device)
+        checkpoint_layers(model)
         config = LoraConfig(r=32, lora_alpha=32, lora_dropout=0.0, target_modules=target_names(model))
         get_peft_model(model, config, autocast_adapter_dtype=name == "lora")
         self.row(name, model.train(), 0, 0)
 
     def ours(self, rows: list[str]) -> None:
-        model = checkpointed(build(self.args.model, self.device))
-        adapt(model)
-        modules = {n: m for n, m in model.named_modules() if isinstance(m, SVDLinear)}
-        for module in modules.values():
-            module.delta_S.requires_grad_(True)
+        model = build(self.args.model, self.device)
+        checkpoint_layers(model)
+        adapter = adapt(model)
         model.train()
-        self.clean()
+        reset_memory()
         for row in rows:
             self.guarded(row, lambda row=row: self.our_row(row, model))
             SVDLinear.forward = FORWARDS["ours"]
-            for module in modules.values():
-                module.delta_S.grad = None
-            self.clean()
+            for p in adapter.delta().values():
+                p.grad = None
+            reset_memory()
 
     def our_row(self, row: str, model) -> None:
         applied, grad = errors(row, self.device)
         SVDLinear.forward = FORWARDS[row]
         self.row(row, model, applied, grad)
-
-
-def checkpointed(model):
-    model.enable_input_require_grads()
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    return model
 
 
 def target_names(model) -> list[str]:
@@ -166,22 +130,17 @@ def target_names(model) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
-    parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--new", type=int, default=768)
-    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
-    parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
-        args.model, args.batch, args.prompt, args.new = "tiny", 2, 24, 40
+    p = parser(__doc__)
+    p.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
+    p.add_argument("--rows", default=",".join(ROWS))
+    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--prompt", type=int, default=512)
+    p.add_argument("--new", type=int, default=768)
+    args = p.parse_args()
+    device = pick_device(args, model="tiny", batch=2, prompt=24, new=40)
     rows = args.rows.split(",")
     if unknown := set(rows) - set(ROWS):
-        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
     bench = Bench(args, device)
     for name in (r for r in rows if r.startswith("lora")):
         bench.guarded(name, lambda name=name: bench.lora(name))

@@ -14,24 +14,20 @@ Rows: trl, ours, then both without checkpointing (--rows).
 
 from __future__ import annotations
 
-import argparse
-import gc
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import random_model
-from bench_decode import SHAPES, adapt, build, guarded, sync
-from bench_train import checkpointed, target_names
+from bench_train import target_names
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
 
-from antipasto import Adapter, SVDLinear
+from antipasto import checkpoint_layers
 from grpo import group_advantages
 from rollout import Sampler
 from train import Batch, Config, Run, backward, optimiser_step
@@ -57,17 +53,13 @@ ROWS = ["trl", "ours", "trl_no_checkpoint", "ours_no_checkpoint"]
 class Bench:
     def __init__(self, args, device: str):
         self.args, self.device, self.trl = args, torch.device(device), None
-        self.file = args.out.open("a") if args.out else None
         try:
             from importlib.metadata import version
 
             versions = f"trl {version('trl')} peft {version('peft')}"
         except Exception as error:
             versions = f"trl missing ({error})"
-        gpu = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        self.emit(f"# {time.strftime('%Y-%m-%d')} {gpu} torch {torch.__version__} "
-                  f"transformers {transformers.__version__} {versions}")  # fmt: skip
-        self.emit("\t".join(COLUMNS))
+        self.report = Report(COLUMNS, device, args.out, more=versions)
         self.tokenizer = random_model.tokenizer()
         self.tokenizer.padding_side = "left"
         text = self.tokenizer((random_model.REPO / "pairs.py").read_text())["input_ids"]
@@ -75,14 +67,9 @@ class Bench:
         self.texts = [self.tokenizer.decode(p) for p in parts]
         self.prompts = [self.tokenizer(t)["input_ids"] for t in self.texts]
 
-    def emit(self, line: str) -> None:
-        print(line, flush=True)
-        if self.file:
-            print(line, file=self.file, flush=True)
-
     def row(self, name: str, seconds: float, roll: str, train: str, note: str = "") -> None:
         a = self.args
-        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+        peak = peak_gib()
         if name == "trl":
             self.trl = (seconds, peak)
         ratio = f"{seconds / self.trl[0]:.3f}" if self.trl else ""
@@ -90,14 +77,11 @@ class Bench:
         prompt = round(sum(map(len, self.prompts)) / len(self.prompts))
         fields = [a.model, name, a.P, a.G, prompt, a.new, f"{seconds:.3f}", ratio, roll, train, f"{peak:.2f}", memory,
                   note]  # fmt: skip
-        self.emit("\t".join(map(str, fields)))
+        self.report.emit("\t".join(map(str, fields)))
 
     def guarded(self, name: str, fn) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        guarded(f"{self.args.model}\t{name}", fn, self.emit)
+        reset_memory()
+        self.report.guarded(f"{self.args.model}\t{name}", fn)
 
     # --- TRL ---
 
@@ -151,12 +135,8 @@ class Bench:
         model = build(a.model, self.device.type)
         grad_checkpoint = name == "ours"
         if grad_checkpoint:
-            checkpointed(model)
-        adapt(model)
-        modules = {n: m for n, m in model.named_modules() if isinstance(m, SVDLinear)}
-        for module in modules.values():
-            module.delta_S.requires_grad_(True)
-        adapter = Adapter(modules, "random")
+            checkpoint_layers(model)
+        adapter = adapt(model)
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
         cfg = Config(prompts=a.P, group=a.G, max_new=a.new, micro_batch=a.micro_batch, beta=0.0,
                      logprob_chunk=1024, grad_checkpoint=grad_checkpoint)  # fmt: skip
@@ -183,22 +163,18 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-0.5b", choices=list(SHAPES))
-    parser.add_argument("--P", type=int, default=8)
-    parser.add_argument("--G", type=int, default=8)
-    parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--new", type=int, default=256)
-    parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rows", default="trl,ours,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
-    parser.add_argument("--out", type=Path, help="append the TSV here, row by row")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.tiny else "cpu"
+    p = parser(__doc__)
+    p.add_argument("--model", default="qwen2.5-0.5b", choices=list(SHAPES))
+    p.add_argument("--P", type=int, default=8)
+    p.add_argument("--G", type=int, default=8)
+    p.add_argument("--prompt", type=int, default=256)
+    p.add_argument("--new", type=int, default=256)
+    p.add_argument("--micro-batch", type=int, default=8)
+    p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--rows", default="trl,ours,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
+    args = p.parse_args()
+    device = pick_device(args, model="tiny", P=2, G=4, prompt=24, new=16, micro_batch=4)
     if device == "cpu":
-        torch.set_num_threads(1)
-        args.model, args.P, args.G, args.prompt, args.new, args.micro_batch = "tiny", 2, 4, 24, 16, 4
         SHAPES["tiny"][2]["vocab_size"] = 2048
     bench = Bench(args, device)
     for row in args.rows.split(","):

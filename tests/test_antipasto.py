@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from adapter_kernels import exact
-from antipasto import AdapterError, SVDLinear, cached_svd, load_tensors, svd_gram, wrap
+from antipasto import AdapterError, SVDLinear, cached_svd, checkpoint_layers, load_tensors, svd_gram, wrap
 
 
 def linear(d_in: int, d_out: int, bias: bool, dtype: torch.dtype, seed: int) -> SVDLinear:
@@ -82,11 +82,9 @@ def test_checkpointed_layers_have_the_gradients_of_plain_ones(dtype, tmp_path):
     ids, grads = torch.randint(0, 100, (2, 40)), []
     for p in adapter.delta().values():
         p.data.normal_(std=0.05)
-    model.enable_input_require_grads()
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     for checkpointed in (False, True):
         if checkpointed:
-            enable({"use_reentrant": False})
+            checkpoint_layers(model)
         model.train(checkpointed).zero_grad()
         model(ids).logits.float().log_softmax(-1)[..., 7].mean().backward()
         grads.append(torch.cat([g.flatten() for g in adapter.grads().values()]))
@@ -99,11 +97,9 @@ def test_blocks_that_norm_what_the_mlp_returns_recompute_it(tmp_path):
                  intermediate_size=80, vocab_size=100)  # fmt: skip
     model = Gemma2ForCausalLM(Gemma2Config(**shape, attn_implementation="eager")).eval()
     adapter, ids, grads = wrap(model, tmp_path), torch.randint(0, 100, (2, 20)), []
-    model.enable_input_require_grads()
     for checkpointed in (False, True):
         if checkpointed:
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_layers(model)
         model.train(checkpointed).zero_grad()
         model(ids).logits.log_softmax(-1)[..., 7].mean().backward()
         grads.append(torch.cat([g.flatten() for g in adapter.grads().values()]))

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import delta, rows, small_v_hack
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import train
-from antipasto import load_tensors
 from distributed import join
-from extract_vhack_grad import directions, pair_differences, save_v_hack
-from pairs import load_pairs
-from presets import ModelConfig, UserError, load_model, pick_device, run_main
+from presets import ModelConfig, UserError, run_main
 
 REPO = Path(__file__).resolve().parent.parent
-TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +25,7 @@ def flags(tmp_path_factory) -> list[str]:
     """Ten steps of 2 x 8 on the organism, with a v_hack of 4 pairs."""
     work = tmp_path_factory.mktemp("ranks")
     cfg = ModelConfig(model="organism", svd_cache=str(work / "svd"), pairs="organism")
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
-    few = [p for p in load_pairs("organism") if not p.held_out][:4]
-    save_v_hack(work / "v.safetensors", directions(pair_differences(model, tokenizer, adapter, few)), adapter, cfg,
-                load_pairs("organism"))  # fmt: skip
+    small_v_hack(cfg, work / "v.safetensors")
     values = {"preset": "tiny", "arm": "projected", "svd-cache": work / "svd", "v-hack": work / "v.safetensors",
               "steps": 10, "prompts": 2, "max-new": 48, "n-eval": 7, "eval-samples": 1, "eval-every": 5,
               "checkpoint-every": 5, "workers": 1, "beta": 0.01}  # fmt: skip
@@ -79,14 +73,9 @@ def run_rank(flags: list[str], out: Path, fate: int = 0) -> None:
     run_main(train.main)
 
 
-def rows(path: Path) -> list[dict]:
-    header, *lines = [line.split("\t") for line in path.read_text().splitlines()]
-    return [{k: v for k, v in zip(header, line, strict=True) if k not in TIMING} for line in lines]
-
-
 def agree(a: Path, b: Path) -> None:
     """delta_S to 1e-5; rows with equal counts and shares, and the rest equal up to summation order."""
-    x, y = (torch.cat([t for _, t in sorted(load_tensors(p / "delta_S.safetensors")[0].items())]) for p in (a, b))
+    x, y = delta(a), delta(b)
     assert x.abs().max() > 0.01 and (x - y).abs().max() < 1e-5
     for name in ("steps.tsv", "evals.tsv", "strata.tsv"):
         for row, other in zip(rows(a / name), rows(b / name), strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import rows
 
 from antipasto import load_tensors
 from problems import DataError, load_problems
@@ -14,7 +15,6 @@ from problems import DataError, load_problems
 FEW_PAIRS = """
 whole = extract_vhack_grad.pair_differences
 extract_vhack_grad.pair_differences = lambda m, t, a, pairs, *rest: whole(m, t, a, pairs[:4], *rest)"""
-TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
 KILLS = [{"plant": "die_at('fsync', 'checkpoint.safetensors')"},
          {"plant": "die_at('replace', 'checkpoint.safetensors', 2)"},
          {"plant": "die_at('replace', 'checkpoint.safetensors', after=True)"},
@@ -34,12 +34,10 @@ def flags(organism_flags, trainer, tmp_path_factory) -> list:
 
 def contents(run: Path) -> dict:
     """What a run leaves, but for what a clock says."""
-    header, *lines = [line.split("\t") for line in (run / "steps.tsv").read_text().splitlines()]
-    keep = [i for i, name in enumerate(header) if name not in TIMING]
     rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     same = ("evals.tsv", "strata.tsv", "modules.f32", "modules.json", "delta_S.safetensors")
     return {
-        "steps": [[line[i] for i in keep] for line in [header, *lines]],
+        "steps": rows(run / "steps.tsv"),
         "rollouts": [{k: v for k, v in r.items() if k != "seconds"} for r in rollouts],
         **{name: (run / name).read_bytes() for name in same},
     }

@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from run_files import delta, rows, small_v_hack
 
 import train
-from antipasto import load_tensors
-from extract_vhack_grad import directions, pair_differences, save_v_hack
 from pairs import load_pairs
-from presets import ModelConfig, UserError, load_model, parse, pick_device
+from presets import ModelConfig, UserError, parse
 from rundir import STEP_COLUMNS, RunDir
 
 REPO = Path(__file__).resolve().parent.parent
-TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +24,7 @@ def base(model_dir, tmp_path_factory) -> list[str]:
     """Flags of a small run: model, a v_hack of 4 pairs, the bundled problems."""
     work = tmp_path_factory.mktemp("run")
     cfg = ModelConfig(model=str(model_dir), svd_cache=str(work / "svd"), pairs="default")
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
-    few = [p for p in load_pairs() if not p.held_out][:4]
-    save_v_hack(work / "v.safetensors", directions(pair_differences(model, tokenizer, adapter, few)), adapter, cfg,
-                load_pairs())  # fmt: skip
+    small_v_hack(cfg, work / "v.safetensors")
     flags = {"model": model_dir, "svd-cache": work / "svd", "v-hack": work / "v.safetensors", "pairs": "default",
              "problems": REPO / "tests/data/smoke_problems.jsonl", "n-eval": 2, "eval-samples": 2, "eval-every": 2,
              "steps": 4, "prompts": 2, "group": 8, "max-new": 16, "warmup": 1, "checkpoint-every": 1, "workers": 1,
@@ -41,15 +36,6 @@ def run(monkeypatch, flags: list[str], out: Path) -> Path:
     monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--out", str(out)])
     train.main()
     return out
-
-
-def rows(path: Path) -> list[dict]:
-    header, *lines = [line.split("\t") for line in path.read_text().splitlines()]
-    return [{k: v for k, v in zip(header, line, strict=True) if k not in TIMING} for line in lines]
-
-
-def delta(folder: Path) -> torch.Tensor:
-    return torch.cat([t for _, t in sorted(load_tensors(folder / "delta_S.safetensors")[0].items())])
 
 
 ARMS = ["vanilla", "projected", "projected-nomag", "rebound", "random-v", "reversed", "rebound-zscore", "no-loophole"]
