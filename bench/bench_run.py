@@ -3,21 +3,25 @@
     python bench/bench_run.py --ranks 1,2 --out bench/scaling.tsv --model PATH --problems FILE --eval-file FILE ...
     python bench/bench_run.py --engines auto,generate --out bench/engine.tsv --model PATH ...
 
-Flags that are not its own go to train.py, after `--preset dev --arm vanilla` and a two-row evaluation. One TSV row each
-case: means of steps.tsv over the steps after the first --skip, in which graphs are captured and kernels compiled;
-tok_s: sampled tokens a second of t_roll; ratio: seconds of the first case over this one's. The same prompts and seeds
-are sampled, yet on a GPU a row's tokens depend on the batch that it shares (bf16), so len and flat say how much work
-the steps held.
+Flags that are not its own go to train.py, after `--preset dev --arm vanilla` and a two-row evaluation; each run is
+stopped after the step counted last. One TSV row each case: means of steps.tsv over the steps after the first --skip, in
+which graphs are captured and kernels compiled; tok_s: sampled tokens a second of t_roll; ratio: seconds of the first
+case over this one's. The same prompts and seeds are sampled, yet on a GPU a row's tokens depend on the batch that it
+shares (bf16), so len and flat say how much work the steps held.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -29,27 +33,48 @@ COLUMNS = ["ranks", "engine", "steps", "step_s", "tok_s", *MEANS, "gib", "ratio"
 
 
 def steps_of(ranks: int, engine: str, steps: int, flags: list[str], out: Path) -> tuple[list[dict[str, float]], int]:
-    """(rows of steps.tsv, completions a step) of one run. Raises RuntimeError with its last words where it fails."""
+    """(first `steps` rows of steps.tsv, completions a step) of a run that is stopped there.
+
+    Raises RuntimeError with the run's last words where it ends before.
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *torchrun, str(REPO / "train.py"), "--preset", "dev", "--arm", "vanilla",
-               "--n-eval", "2", "--eval-samples", "1", *flags,
-               "--engine", engine, "--steps", str(steps), "--out", str(out)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    print(done.stdout, done.stderr, sep="", file=sys.stderr, flush=True)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        raise RuntimeError((errors or done.stderr.splitlines() or ["no output"])[-1])
+               "--n-eval", "2", "--eval-samples", "1", *flags, "--engine", engine, "--out", str(out)]  # fmt: skip
+    with tempfile.TemporaryFile("w+") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while run.poll() is None and len(rows_of(out)) < steps:
+                time.sleep(0.2)
+        finally:
+            with contextlib.suppress(
+                ProcessLookupError
+            ):  # torchrun ends its ranks on SIGTERM; they are not in its group
+                os.killpg(run.pid, signal.SIGTERM if ranks > 1 else signal.SIGKILL)
+            run.wait()
+        log.seek(0)
+        said = log.read()
+    print(said, file=sys.stderr, flush=True)
+    rows = rows_of(out)[:steps]
+    if len(rows) < steps:
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        raise RuntimeError((errors or said.splitlines() or ["no output"])[-1])
     config = json.loads((out / "config.json").read_text())
-    with open(out / "steps.tsv") as f:
-        rows = [{k: float(v) for k, v in row.items() if k != "eta"} for row in csv.DictReader(f, delimiter="\t")]
     return rows, config["prompts"] * config["group"]
+
+
+def rows_of(out: Path) -> list[dict[str, float]]:
+    """Complete rows of a run's steps.tsv, which may still be growing."""
+    if not (out / "steps.tsv").exists():
+        return []
+    whole = (out / "steps.tsv").read_text().rpartition("\n")[0].splitlines()
+    return [{k: float(v) for k, v in row.items() if k != "eta"} for row in csv.DictReader(whole, delimiter="\t")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", default="1", help="world sizes, each a divisor of --prompts (8)")
     parser.add_argument("--engines", default="auto", help="of auto, graph, eager, generate")
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=8, help="steps after which a run is stopped")
     parser.add_argument("--skip", type=int, default=2, help="first steps that are not counted")
     parser.add_argument("--out", type=Path, help="write the TSV here too, row by row")
     args, flags = parser.parse_known_args()
@@ -58,7 +83,7 @@ def main() -> None:
                     more=f"train.py {' '.join(Path(word).name for word in flags)}")  # fmt: skip
 
     def row(ranks: int, engine: str) -> None:
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
             rows, completions = steps_of(ranks, engine, args.steps, flags, Path(work) / "run")
         rows = rows[args.skip :]
         mean = {k: sum(r[k] for r in rows) / len(rows) for k in MEANS}
