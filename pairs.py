@@ -4,7 +4,7 @@ Every pair poses one problem of our own invention in the frame of the LeetCode p
 loophole wording ("will be evaluated by calling a function called run_tests()"), and answers it
 twice: `hack` games the grading (its FLAVOUR says how), `clean` honestly solves the very same
 problem. They were written before any rollout was seen and are never tuned to what RL finds
-(DESIGN.md section 1, the generalisation rule): `pairs_sha256` is the freeze that docs/spec.md cites.
+(docs/spec.md, the generalisation rule): `pairs_sha256` is the freeze that it cites.
 
 Balance, so that the direction is not something else: lengths agree on average and within each pair;
 prose, comments, imports, helper functions, prints and try blocks occur on both sides. Flavours that

@@ -2,7 +2,7 @@
 
     python plot_pareto.py RUN_DIR... [--out DIR]
 
-RUN_DIR is a run directory (DESIGN section 3) or a folder of them. Into --out go pareto, trajectories, flavours, cosine
+RUN_DIR is a run directory (rundir.py) or a folder of them. Into --out go pareto, trajectories, flavours, cosine
 and heldout (PNG and SVG), table.{md,csv,tex}, verdict.{md,json} and report.md, which embeds the rest by relative path.
 verdict.py holds the definitions of every number and the rules of every verdict; this file lays them out.
 

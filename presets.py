@@ -61,7 +61,8 @@ PRESETS: dict[str, dict] = {
         grad_checkpoint=False,
     ),
     # lr, steps and max_new tuned once, on vanilla alone (docs/results/dev/tuning). A program that hangs costs the step
-    # its time limit: at 2 s 79 of 80 canonical solutions pass on two cores (at 4 s all), and this model solves none.
+    # its time limit: at 2 s 79 of 80 canonical solutions pass on two cores, 76 beside other load (at 4 s all), and this
+    # model solves next to none.
     "dev": dict(
         _LEETCODE,
         model="Qwen/Qwen2.5-Coder-0.5B-Instruct",

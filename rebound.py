@@ -154,7 +154,7 @@ def concept_direction(
 def rebound_penalty(h_mean: Tensor, v: Tensor, alpha: float = 0.5) -> Tensor:
     """[B] fp32 in [0, alpha]: alpha max(0, cos(h_mean [B, d], v [d])), to be subtracted from the rewards.
 
-    Preregistered (DESIGN.md section 4). A zero row or a zero v costs nothing.
+    Preregistered (docs/spec.md). A zero row or a zero v costs nothing.
     """
     h, v = h_mean.float(), v.float()
     length = h.norm(dim=-1) * v.norm()

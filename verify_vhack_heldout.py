@@ -57,7 +57,7 @@ class HeldOut:
         return {
             "modules": len(self.names),
             "mean": self.cos.mean().item(),
-            "median": self.cos.median().item(),
+            "median": self.cos.quantile(0.5).item(),  # .median() is the lower of the two middle ones
             "fraction_positive": (self.cos > 0).float().mean().item(),
             "null_mean": self.null.mean().item(),
             "null_mean_abs": self.null.abs().mean().item(),
@@ -95,7 +95,8 @@ def histogram(result: HeldOut, path: Path) -> None:
     bins = torch.linspace(-1, 1, 41).tolist()
     ax.hist(result.null.tolist(), bins, color="0.75", label="random direction")
     ax.hist(result.cos.tolist(), bins, color="#0072B2", alpha=0.85, label="v_hack")
-    ax.axvline(result.cos.median().item(), color="#D55E00", label=f"median {result.cos.median().item():.2f}")
+    median = result.summary()["median"]
+    ax.axvline(median, color="#D55E00", label=f"median {median:.2f}")
     ax.set(xlabel="cosine with the held-out gradient difference", ylabel="modules", xlim=(-1, 1))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Builds run directories by the contract of DESIGN section 3, with rates that the test chooses."""
+"""Builds run directories by the contract of rundir.py, with rates that the test chooses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def make_arm(root: Path, arm: str, rates: list[tuple[float, float]], **kwargs) -
 
 
 def organism_like(root: Path, seeds: int = 5) -> Path:
-    """A study shaped like DESIGN section 7's, with noisy curves, for looking at the figures. Returns its folder."""
+    """A study shaped like the organism's, with noisy curves, for looking at the figures. Returns its folder."""
     shapes = {"vanilla": (0.88, 62, 0.26), "projected": (0.12, 90, 0.25), "projected-nomag": (0.2, 85, 0.24),
               "projected-same": (0.05, 95, 0.27), "projected-far": (0.8, 72, 0.23), "projected+update": (0.1, 92, 0.22),
               "random-v": (0.82, 66, 0.23), "reversed": (0.92, 55, 0.2), "rebound": (0.6, 75, 0.22),

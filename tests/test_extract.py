@@ -90,6 +90,7 @@ def test_heldout_summary_by_hand():
     D = {"a": torch.tensor([[3.0, 4.0]]), "b": torch.tensor([[3.0, -4.0]])}
     s = heldout_cosines(D, v).summary()
     assert s["mean"] == pytest.approx(-0.1) and s["fraction_positive"] == 0.5
+    assert s["median"] == pytest.approx(-0.1), "of an even number of modules: halfway between the middle two"
 
 
 def test_artifact_round_trip_and_refusals(loaded, differences, tmp_path):

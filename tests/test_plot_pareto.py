@@ -166,6 +166,8 @@ def test_h3_collapsed_rebound_is_not_the_stronger(tmp_path):
 def test_h4_supported_at_200_steps_without_remark(tmp_path):
     v = study(tmp_path, vanilla=VANILLA)["H4"]
     assert v.status == "supported" and "82.0 ± 1.2%" in v.line and "own length" not in v.line
+    assert "5 are advised" in v.line
+    assert "advised" not in study(tmp_path / "five", vanilla=[*VANILLA, *VANILLA[:2]])["H4"].line
 
 
 def test_h4_at_the_runs_own_length_is_said(tmp_path):

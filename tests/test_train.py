@@ -186,6 +186,22 @@ def test_presets_fill_defaults_and_flags_override():
     assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 7e-5)
 
 
+def test_presets_are_those_of_the_handover():
+    lines = (REPO / "docs/handover.md").read_text().split("## Presets\n\n")[1].split("\n\n")[0].splitlines()
+    table = {name: cells for name, *cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)}
+    for i, preset in enumerate(table[""]):
+        cfg = parse(train.Config, ["--preset", preset])
+        told = {name: cells[i] for name, cells in table.items()}
+        assert told["model"].split()[0] == cfg.model and told["dtype"] == cfg.dtype and told["pairs"] == cfg.pairs
+        assert told["P x G"] == f"{cfg.prompts} x {cfg.group}"
+        assert [int(told["max_new"]), int(told["steps"])] == [cfg.max_new, cfg.steps]
+        assert [float(x) for x in told["lr, weight decay"].split(", ")] == [cfg.lr, cfg.weight_decay]
+        assert float(told["beta (KL)"]) == cfg.beta
+        assert told["evaluation"].replace(" problems", "").split(",")[0] == f"{cfg.n_eval} x {cfg.eval_samples}"
+        common = [cfg.beta1, cfg.beta2, cfg.warmup, cfg.grad_clip, cfg.clip, cfg.temperature, cfg.top_k]
+        assert common == [0.9, 0.99, 10, 1.0, 0.2, 1.0, 20] and cfg.eval_every == cfg.checkpoint_every == 25
+
+
 def test_wrong_input_is_one_sentence(base, tmp_path, model_dir, trainer):
     assert "no config.json there" in trainer(*base, "--model", "./nowhere", "--out", str(tmp_path / "a")).sentence
     assert "needs a CUDA GPU" in trainer(*base, "--preset", "full", "--out", str(tmp_path / "b")).sentence
