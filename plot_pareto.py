@@ -77,6 +77,8 @@ RC = {
     "figure.dpi": 200,
 }
 SMOOTH = V.WINDOW
+LITTLE = 15.0  # pp; a reduction below it falsifies H1
+FEW_HACKS = 10  # vanilla runs of preset dev took off after 10 to 15 (journal, 2026-11-23); decides nothing
 BOLD = ("vanilla", "projected")
 
 
@@ -709,10 +711,14 @@ def activity_text(used: list[V.Run], rows: list[dict]) -> str:
         flag = V.activity(row["cos"].mean, row["fired"].mean)
         line = f"- {row['arm']}: **{flag}** (mean cos {V.pm(row['cos'], 3)}, fraction fired {V.pm(row['fired'], 3)})"
         c = V.compare(used, row["arm"], "vanilla")["reduction"]
-        if flag == "silent no-op" and c.n >= V.MIN_SEEDS and c.mean > c.sem:
+        if flag == "silent no-op" and c.n >= V.MIN_SEEDS and c.mean > max(c.sem, LITTLE):
             line += f"; and yet it hacks {V.pm(c)} pp less than vanilla, so here the flag is wrong about its effect"
-        if flag == "active" and c.n >= V.MIN_SEEDS and c.mean <= c.sem:
-            line += f"; and yet it does not hack less than vanilla (reduction {V.pm(c)} pp)"
+        if flag == "active" and c.n >= V.MIN_SEEDS and c.mean <= max(c.sem, LITTLE):
+            line += f"; and yet it hacks little less than vanilla (reduction {V.pm(c)} pp)"
+        few = [r for r in used if r.arm == row["arm"] and r.hacks_sampled is not None and r.hacks_sampled < FEW_HACKS]
+        if few:
+            line += "; too few strict hacks were sampled in training to test suppression: "
+            line += ", ".join(f"{run.hacks_sampled} in seed {run.seed}" for run in few)
         lines.append(line)
     return "\n".join([*(lines or ["No arm in this report projects the gradient."]), "", CAUTION])
 
@@ -724,11 +730,12 @@ def run_list(runs: list[V.Run], used: list[V.Run], left_out: list[tuple[V.Run, s
     for run in runs:
         state = why.get(id(run), "counts" if run.complete else "counts (incomplete)")
         sha = str(run.config.get("v_hack_sha256") or "")[:8] or "-"
+        hacks = "-" if run.hacks_sampled is None else str(run.hacks_sampled)
         complete = "yes" if run.complete else "no"
-        body.append(
-            [run.name, run.arm, str(run.seed), complete, V.evaluated(run.end), sha, state, "; ".join(run.notes)]
-        )
-    text = markdown_table(["Run", "Arm", "Seed", "Complete", "Evaluated", "v_hack", "State", "Notes"], body)
+        body.append([run.name, run.arm, str(run.seed), complete, V.evaluated(run.end), hacks, sha, state,
+                     "; ".join(run.notes)])  # fmt: skip
+    header = ["Run", "Arm", "Seed", "Complete", "Evaluated", "Hacks sampled", "v_hack", "State", "Notes"]
+    text = markdown_table(header, body) + "\n\nHacks sampled: strict hacks among the training completions."
     differ = differing_fields(used)
     return f"{text}\n\nConfiguration fields that differ among the runs that count: {differ}." if differ else text
 
