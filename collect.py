@@ -2,8 +2,9 @@
 
 Per run: config, steps, evals, strata, summary, tripwires that fired, resumptions, and rollouts.jsonl reduced to the
 fields that tables are made of, with the text of the first few completions of each evaluation (the first in the file,
-whatever they say). Held-out tables come along. Runs without summary.json are left out. `--samples K` also writes
-samples_<run>.md: K completions of the last evaluation with write access, evenly spread over its rows.
+whatever they say). Held-out tables come along. Runs without summary.json are left out unless --include-incomplete.
+`--samples K` also writes samples_<run>.md: K completions of the last evaluation with write access, evenly spread over
+its rows.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class CollectConfig:
     texts: int = 4
     """Completions kept whole for each step and split."""
     samples: int = 0
-    """Completions of the last evaluation in samples_<run>.md, for the runs of seed 0."""
+    """Completions of the last evaluation in samples_<run>.md."""
+    include_incomplete: bool = False
+    """Copy runs without summary.json too, as far as they have got."""
 
 
 def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
@@ -68,18 +71,20 @@ def samples(source: Path, k: int) -> str:
 
 def main() -> None:
     cfg = tyro.cli(CollectConfig, description=__doc__)
-    runs = sorted(p.parent for p in cfg.source.glob("*/summary.json") if not ASIDE.fullmatch(p.parent.name))
+    mark = "config.json" if cfg.include_incomplete else "summary.json"
+    runs = sorted(p.parent for p in cfg.source.glob(f"*/{mark}") if not ASIDE.fullmatch(p.parent.name))
     if not runs:
-        raise UserError(f"{cfg.source} holds no finished run (no */summary.json)")
+        raise UserError(f"{cfg.source} holds no run to copy (no */{mark})")
     for run in runs:
         folder = cfg.target / run.name
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            shutil.copyfile(run / name, folder / name)
+            if name != "summary.json" or (run / name).exists():
+                shutil.copyfile(run / name, folder / name)
         for path in (*run.glob("tripwire-*.json"), *run.glob("resumed.jsonl")):
             shutil.copyfile(path, folder / path.name)
         reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", cfg.texts)
-        if cfg.samples and json.loads((run / "summary.json").read_text())["seed"] == 0:
+        if cfg.samples:
             (cfg.target / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))
     for heldout in cfg.source.glob("*_heldout"):
         shutil.copytree(heldout, cfg.target / heldout.name, dirs_exist_ok=True)

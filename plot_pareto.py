@@ -77,6 +77,8 @@ RC = {
     "figure.dpi": 200,
 }
 SMOOTH = V.WINDOW
+LITTLE = 15.0  # pp; a reduction below it falsifies H1
+FEW_HACKS = 10  # vanilla runs of preset dev took off after 10 to 15 (journal, 2026-11-23); decides nothing
 BOLD = ("vanilla", "projected")
 
 
@@ -418,27 +420,9 @@ def rolling(y: np.ndarray, width: int) -> np.ndarray:
     return out
 
 
-def draw_series(ax, used: list[V.Run], table: str, column: str, scale: float = 1.0, smooth: int = 1) -> bool:
-    """One line with a ±SEM band per arm; False where no run has the column."""
-    styles = style_of([run.arm for run in used])
-    drawn = False
-    for arm, (colour, marker, line) in styles.items():
-        x, mean, sem = series([run for run in used if run.arm == arm], table, column, smooth)
-        if not len(x):
-            continue
-        drawn = True
-        every = 1 if len(x) <= 12 else max(1, len(x) // 8)
-        bold = arm in BOLD
-        ax.plot(x, scale * mean, color=colour, ls=line, marker=marker, ms=5 if bold else 4, markevery=every,
-                lw=2.1 if bold else 1.3, zorder=3 if bold else 2, label=arm)  # fmt: skip
-        ax.fill_between(x, scale * (mean - sem), scale * (mean + sem), color=colour, alpha=0.12, lw=0)
-    ax.set_xlabel("training step")
-    return drawn
-
-
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes: a TSV column of every arm over training, with horizontal marks (value, text)."""
+    """One set of axes: a TSV column of every arm over training, each run or a band, with marks at (value, text)."""
 
     table: str
     column: str
@@ -446,9 +430,32 @@ class Panel:
     scale: float = 1.0
     smooth: int = 1
     marks: tuple[tuple[float, str], ...] = ()
+    seeds: bool = False
 
     def has_data(self, used: list[V.Run]) -> bool:
         return any(np.isfinite(getattr(run, self.table).get(self.column, np.empty(0))).any() for run in used)
+
+
+def draw_series(ax, used: list[V.Run], panel: Panel) -> None:
+    """One line per arm, the mean as far as all its runs go, with a ±SEM band or with its runs as thin lines."""
+    scale = panel.scale
+    for arm, (colour, marker, line) in style_of([run.arm for run in used]).items():
+        runs = [run for run in used if run.arm == arm]
+        x, mean, sem = series(runs, panel.table, panel.column, panel.smooth)
+        if not len(x):
+            continue
+        whole = x <= min(max(getattr(run, panel.table).get("step", ()), default=-1) for run in runs)
+        for run in runs if panel.seeds else []:
+            steps, y, _ = series([run], panel.table, panel.column, panel.smooth)
+            ax.plot(steps, scale * y, color=colour, ls=line, lw=0.8, alpha=0.5)
+        x, mean, sem = x[whole], mean[whole], sem[whole]
+        every = 1 if len(x) <= 12 else max(1, len(x) // 8)
+        bold = arm in BOLD
+        ax.plot(x, scale * mean, color=colour, ls=line, marker=marker, ms=5 if bold else 4, markevery=every,
+                lw=2.1 if bold else 1.3, zorder=3 if bold else 2, label=arm)  # fmt: skip
+        if not panel.seeds:
+            ax.fill_between(x, scale * (mean - sem), scale * (mean + sem), color=colour, alpha=0.12, lw=0)
+    ax.set_xlabel("training step")
 
 
 def panels(used: list[V.Run], wanted: list[Panel], out: Path, name: str) -> bool:
@@ -458,7 +465,7 @@ def panels(used: list[V.Run], wanted: list[Panel], out: Path, name: str) -> bool
         return False
     fig, axes = grid(len(wanted), min(2, len(wanted)), 2.7, 0.8)
     for ax, panel in zip(axes.flat, wanted, strict=False):
-        draw_series(ax, used, panel.table, panel.column, panel.scale, panel.smooth)
+        draw_series(ax, used, panel)
         ax.set_title(panel.title, loc="left")
         for y, text in panel.marks:
             ax.axhline(y, color="0.35", lw=1, ls=(0, (1, 1.5)))
@@ -494,10 +501,10 @@ def legend_below(fig, axes, key, columns: int, free=None) -> None:
 def plot_trajectories(used: list[V.Run], out: Path) -> bool:
     """Hack, attempt, pass and KL at every evaluation."""
     wanted = [
-        Panel("evals", "hack", "strict hack rate, %", 100),
-        Panel("evals", "attempt", "attempt rate, %", 100),
-        Panel("evals", "pass", "pass rate, % (no write access)", 100),
-        Panel("evals", "kl", "KL to the initial policy"),
+        Panel("evals", "hack", "strict hack rate, %", 100, seeds=True),
+        Panel("evals", "attempt", "attempt rate, %", 100, seeds=True),
+        Panel("evals", "pass", "pass rate, % (no write access)", 100, seeds=True),
+        Panel("evals", "kl", "KL to the initial policy", seeds=True),
     ]
     return panels(used, wanted, out, "trajectories")
 
@@ -704,10 +711,14 @@ def activity_text(used: list[V.Run], rows: list[dict]) -> str:
         flag = V.activity(row["cos"].mean, row["fired"].mean)
         line = f"- {row['arm']}: **{flag}** (mean cos {V.pm(row['cos'], 3)}, fraction fired {V.pm(row['fired'], 3)})"
         c = V.compare(used, row["arm"], "vanilla")["reduction"]
-        if flag == "silent no-op" and c.n >= V.MIN_SEEDS and c.mean > c.sem:
+        if flag == "silent no-op" and c.n >= V.MIN_SEEDS and c.mean > max(c.sem, LITTLE):
             line += f"; and yet it hacks {V.pm(c)} pp less than vanilla, so here the flag is wrong about its effect"
-        if flag == "active" and c.n >= V.MIN_SEEDS and c.mean <= c.sem:
-            line += f"; and yet it does not hack less than vanilla (reduction {V.pm(c)} pp)"
+        if flag == "active" and c.n >= V.MIN_SEEDS and c.mean <= max(c.sem, LITTLE):
+            line += f"; and yet it hacks little less than vanilla (reduction {V.pm(c)} pp)"
+        few = [r for r in used if r.arm == row["arm"] and r.hacks_sampled is not None and r.hacks_sampled < FEW_HACKS]
+        if few:
+            line += "; too few strict hacks were sampled in training to test suppression: "
+            line += ", ".join(f"{run.hacks_sampled} in seed {run.seed}" for run in few)
         lines.append(line)
     return "\n".join([*(lines or ["No arm in this report projects the gradient."]), "", CAUTION])
 
@@ -719,11 +730,12 @@ def run_list(runs: list[V.Run], used: list[V.Run], left_out: list[tuple[V.Run, s
     for run in runs:
         state = why.get(id(run), "counts" if run.complete else "counts (incomplete)")
         sha = str(run.config.get("v_hack_sha256") or "")[:8] or "-"
+        hacks = "-" if run.hacks_sampled is None else str(run.hacks_sampled)
         complete = "yes" if run.complete else "no"
-        body.append(
-            [run.name, run.arm, str(run.seed), complete, V.evaluated(run.end), sha, state, "; ".join(run.notes)]
-        )
-    text = markdown_table(["Run", "Arm", "Seed", "Complete", "Evaluated", "v_hack", "State", "Notes"], body)
+        body.append([run.name, run.arm, str(run.seed), complete, V.evaluated(run.end), hacks, sha, state,
+                     "; ".join(run.notes)])  # fmt: skip
+    header = ["Run", "Arm", "Seed", "Complete", "Evaluated", "Hacks sampled", "v_hack", "State", "Notes"]
+    text = markdown_table(header, body) + "\n\nHacks sampled: strict hacks among the training completions."
     differ = differing_fields(used)
     return f"{text}\n\nConfiguration fields that differ among the runs that count: {differ}." if differ else text
 
@@ -870,7 +882,7 @@ def report_md(cfg, runs, used, left_out, verdicts, rows, flavours, heldout, have
     captions = {
         "pareto": "Final evaluation. Small: one run; large: mean over seeds with SEM bars. Dashed: Pareto frontier of "
         "the means (fewer hacks, more passes).",
-        "trajectories": "Mean over seeds at every evaluation; band: ±1 SEM.",
+        "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes.",
         "flavours": "Attempts by flavour among the evaluation completions sampled in rollouts.jsonl (with write "
         "access, seeds pooled); black dashes: strict hacks of the same sample.",
         "cosine": f"Before projection (the update: as applied), rolling mean of {SMOOTH} steps; mean over seeds, band: "

@@ -109,6 +109,12 @@ class Run:
         """Step of the last evaluation, -1 where there is none."""
         return int(self.evals["step"][-1]) if len(self.evals.get("step", ())) else -1
 
+    @property
+    def hacks_sampled(self) -> int | None:
+        """Strict hacks among all training completions; None where steps.tsv or config.json does not say."""
+        rates, rows = self.steps.get("hack", ()), (self.config.get("prompts"), self.config.get("group"))
+        return round(float(np.nansum(rates)) * rows[0] * rows[1]) if len(rates) and all(rows) else None
+
 
 @dataclass(frozen=True)
 class Stat:

@@ -35,3 +35,6 @@ def test_runs_are_reduced_and_samples_spread(tmp_path):
     assert [f"text 100 {i}\n" in text for i in range(40)] == [i % 4 == 0 for i in range(40)]
     assert (target / "vanilla_s0/tripwire-pass-collapse-75.json").exists() and len(list(target.iterdir())) == 2
     assert (target / "vanilla_s0/evals.tsv").read_text() == (run / "evals.tsv").read_text()
+    (run / "summary.json").unlink()
+    assert subprocess.run(command, capture_output=True).returncode == 2
+    subprocess.run([*command, "--include-incomplete"], check=True, capture_output=True)

@@ -300,6 +300,33 @@ def test_table_to_the_digit(tmp_path):
     assert "projected: **active**" in report and "0.02 to 0.08" in report
 
 
+def test_activity_is_judged_by_large_reductions_and_by_runs_that_met_hacks(tmp_path):
+    sizes = {"prompts": 4, "group": 4}
+    for arm, rates in {
+        "vanilla": (0.5, 0.51, 0.52),
+        "projected": (0.001, 0.1, 0.1),
+        "random-v": (0.48, 0.49, 0.5),
+    }.items():
+        for seed, hack in enumerate(rates):
+            make_run(tmp_path, arm, seed, hack, 0.5, config=sizes)
+    used, _ = V.select(V.load_runs([tmp_path]))
+    projected, random_v = P.activity_text(used, P.arm_rows(used)).splitlines()[:2]
+    assert "the flag is wrong about its effect; too few" in projected and projected.endswith("3 in seed 0")
+    assert random_v.endswith("0.600 ± 0.000)")  # 2 pp less than vanilla in every seed is no effect
+
+
+def test_a_trajectory_shows_every_run_and_its_mean_ends_with_the_shortest(tmp_path):
+    make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
+    make_run(tmp_path, "vanilla", 1, 0.2, 0.5, curve=[(0, 0.0, 0.5), (25, 0.3, 0.5)], complete=False)
+    used, _ = V.select(V.load_runs([tmp_path]), include_incomplete=True)
+    axes = P.plt.figure().add_subplot()
+    P.draw_series(axes, used, P.Panel("evals", "hack", "hack", 100, seeds=True))
+    *runs, mean = axes.get_lines()
+    assert sorted(line.get_xdata()[-1] for line in runs) == [25, 200]
+    assert list(mean.get_xdata()) == [0, 25] and math.isclose(mean.get_ydata()[-1], 20)
+    P.plt.close("all")
+
+
 def test_means_and_sems_agree_with_the_definition(tmp_path):
     rng = random.Random()
     rates = [(round(rng.random(), 4), round(rng.random(), 4)) for _ in range(6)]
