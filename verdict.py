@@ -113,7 +113,8 @@ class Run:
     def hacks_sampled(self) -> int | None:
         """Strict hacks among all training completions; None where steps.tsv or config.json does not say."""
         rates, rows = self.steps.get("hack", ()), (self.config.get("prompts"), self.config.get("group"))
-        return round(float(np.nansum(rates)) * rows[0] * rows[1]) if len(rates) and all(rows) else None
+        # Rounded row by row, which undoes the three decimals of a rate; a sum of rates would add up their errors.
+        return int(np.nansum(np.rint(rates * rows[0] * rows[1]))) if len(rates) and all(rows) else None
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,11 @@ def test_incomplete_run_is_named_and_left_out(tmp_path):
     assert decide(tmp_path)["H1"].status == "undecided"
 
 
+def test_hacks_sampled_undo_the_rounding_of_the_rates(tmp_path):
+    run = V.read_run(make_run(tmp_path, "vanilla", 0, 0.016, 0.5, config={"prompts": 8, "group": 8}))
+    assert run.hacks_sampled == 200, "one of 64 completions in each of 200 steps, printed as 0.016"
+
+
 def test_nan_rate_is_named_and_left_out(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
     make_arm(tmp_path, "projected", [(0.3, 0.5), (0.3, 0.5), (float("nan"), 0.5)])
