@@ -66,7 +66,7 @@ STEP_COLUMNS = [
     Column("compile", ".3f", "a program was found and compiles"),
     Column("own", ".3f", "own run_tests() runs without error"),
     Column("loss", ".2e", "the step's loss, all micro-batches"),
-    Column("kl", ".2e", "mean k3 to the initial policy per token (nan when --beta 0)"),
+    Column("kl", ".2e", "mean k3 to the initial policy per token of the groups not skipped (nan when --beta 0)"),
     Column("gnorm", ".2e", "mean over modules of |grad delta_S| before projection"),
     Column(
         "cos", ".4f", "mean over modules of c = g.v/|g| before projection; SHOULD be > 0 if hacking is being learnt"
