@@ -283,7 +283,9 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> None:
 
 def main() -> None:
     cfg = tyro.cli(ExportConfig, description=__doc__)
-    cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; leave it out")
+    cuda = cfg.device != "cpu" and torch.cuda.is_available()
     base, sha = model_config(cfg)
     delta, delta_sha = trained_delta(cfg, sha)
     check_out(cfg.out, cfg.overwrite)

@@ -157,7 +157,10 @@ class RunDir:
         """Raises UserError where the directory holds a run of another configuration, naming the fields."""
         self.path, self.writes = Path(path), writes
         if writes:
-            if fresh and self.path.exists():
+            if fresh and self.path.is_dir() and any(self.path.iterdir()):
+                if not self.path.name or not (self.path / "config.json").exists():
+                    raise UserError(f"--fresh does not move {self.path} aside, which is the working directory or holds "
+                                    "no run (no config.json): pass --out elsewhere")  # fmt: skip
                 self._lock()  # a run that is being written stays where it is
                 self._move_aside()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -279,6 +282,14 @@ class RunDir:
         return (tensors, state) if tensors else None
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raises OSError where `folder` is not there and cannot be made, or cannot be written."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(folder))
+
+
 def refuse_other(folder: Path, config: dict) -> dict:
     """The config.json of the run in `folder`, {} where there is none; cheap enough to ask before a model is loaded.
 
@@ -286,10 +297,7 @@ def refuse_other(folder: Path, config: dict) -> dict:
     """
     path = folder / "config.json"
     if not path.exists():
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
-        if number:
-            raise OSError(number, os.strerror(number), str(folder))
+        refuse_unwritable(folder)
         return {}
     try:
         before = json.loads(path.read_text())

@@ -220,6 +220,14 @@ def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_p
     (["--eval-every", "0"], "--eval-every 0 is below 1"),
     (["--micro-batch", "-1"], "--micro-batch -1 is below 0"),
     (["--arm", "random-v", "--refresh-every", "5"], "arm random-v does not use"),
+    (["--beta", "nan"], "--beta nan is no finite number"),
+    (["--weight-decay", "-1"], "--weight-decay -1.0 is below 0"),
+    (["--beta2", "1"], "--beta2 1.0 must be at least 0 and below 1"),
+    (["--rebound-depth", "2"], "--rebound-depth 2.0 must be above 0 and at most 1"),
+    (["--grade-timeout", "1e9"], "--grade-timeout 1e[+]09 is above 3600 s"),
+    (["--seed", str(1 << 63)], "exceeds 63 bits"),
+    (["--label", "../x"], "--label ../x is a name, not a path"),
+    (["--problems", "organism", "--eval-file", "x"], "have their own held-out split"),
 ])  # fmt: skip
 def test_values_that_would_train_on_nothing_are_refused(flags, what):
     with pytest.raises(UserError, match=what):
