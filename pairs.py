@@ -3260,5 +3260,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         print(_statistics(load_pairs(arguments.name), arguments.tokenizer))
-    except ValueError as error:
-        sys.exit(str(error))
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)

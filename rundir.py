@@ -157,8 +157,8 @@ class RunDir:
         """Raises UserError where the directory holds a run of another configuration, naming the fields."""
         self.path, self.writes = Path(path), writes
         if writes:
-            if fresh and self.path.is_dir() and any(self.path.iterdir()):
-                if not self.path.name or not (self.path / "config.json").exists():
+            if fresh and self.path.is_dir() and (there := {p.name for p in self.path.iterdir()}):
+                if not self.path.name or (there != {".lock"} and "config.json" not in there):
                     raise UserError(f"--fresh does not move {self.path} aside, which is the working directory or holds "
                                     "no run (no config.json): pass --out elsewhere")  # fmt: skip
                 self._lock()  # a run that is being written stays where it is
@@ -226,9 +226,11 @@ class RunDir:
         return path
 
     def checkpoint_step(self) -> int | None:
-        """Step of the last checkpoint, None where there is none."""
-        path = self.path / "checkpoint.json"
-        return json.loads(path.read_text())["step"] if path.exists() else None
+        """Step of the last checkpoint by checkpoint.json, None where that is missing or torn."""
+        try:
+            return json.loads((self.path / "checkpoint.json").read_text())["step"]
+        except (FileNotFoundError, KeyError, TypeError, ValueError):  # torn: load_checkpoint writes it anew
+            return None
 
     def add_modules(self, names: list[str], values: Tensor) -> None:
         """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
@@ -264,7 +266,8 @@ class RunDir:
             try:
                 tensors, metadata = load_tensors(path)
                 state = json.loads(metadata["state"])
-            except (AdapterError, KeyError, ValueError) as error:
+                state["step"], state["sizes"], state["carried"]
+            except (AdapterError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path} is torn: pass --fresh to move this run aside and start over") from error
         if not self.writes:
             return (tensors, state) if tensors else None
@@ -300,7 +303,8 @@ def refuse_other(folder: Path, config: dict) -> dict:
         refuse_unwritable(folder)
         return {}
     try:
-        before = json.loads(path.read_text())
+        if not isinstance(before := json.loads(path.read_text()), dict):
+            raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
     keys = [k for k in config if k not in RESUMABLE | PROVENANCE]

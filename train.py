@@ -580,6 +580,9 @@ def resume(run: Run, folder: RunDir, optimiser: torch.optim.AdamW) -> tuple[int,
     if found is None:
         return 0, {"since": [], "seconds": 0.0, "eval": None}
     tensors, state = found
+    for name, p in run.adapter.delta().items():
+        if getattr(tensors.get(f"delta_S.{name}"), "shape", None) != p.shape:
+            raise UserError(f"{folder.path}/checkpoint.safetensors has no delta_S of {name} that fits: pass --fresh")
     with torch.no_grad():
         for name, p in run.adapter.delta().items():
             p.copy_(tensors[f"delta_S.{name}"])

@@ -117,6 +117,8 @@ def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
 
 def main() -> int:
     cfg = parse(VerifyConfig, description=__doc__)
+    if not 0 <= cfg.null_seed < 1 << 63:
+        raise UserError(f"--null-seed {cfg.null_seed} must be at least 0 and of at most 63 bits")
     path = cfg.v_hack_path()
     folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
     refuse_unwritable(folder)
