@@ -187,7 +187,9 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with naming(path):
         try:
-            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
+            # A path that is no text keeps its bytes as \udcXX, which JSON reads back.
+            text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+            with open(temporary, mode, **text) as f:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())

@@ -303,7 +303,7 @@ def refuse_other(folder: Path, config: dict) -> dict:
         refuse_unwritable(folder)
         return {}
     try:
-        if not isinstance(before := json.loads(path.read_text()), dict):
+        if not isinstance(before := json.loads(path.read_text(encoding="utf-8")), dict):
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error

@@ -550,7 +550,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def read_json(path: Path) -> dict:
     """A JSON object; {} where the file is missing or torn."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         value = None
     return value if isinstance(value, dict) else {}

@@ -22,7 +22,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from antipasto import atomic
+from antipasto import atomic, naming
 from extract_vhack_grad import file_sha256, load_v_hack, pair_differences
 from pairs import load_pairs
 from presets import ModelConfig, UserError, load_model, parse, pick_device, run_main
@@ -111,7 +111,8 @@ def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
             zip(result.names, result.r, result.cos.tolist(), result.null.tolist(), strict=True)]  # fmt: skip
     with atomic(folder / "heldout.tsv", "w") as f:
         f.write("\n".join(["module\tr\tcos\tnull", *rows]) + "\n")
-    histogram(result, folder / "heldout.png")
+    with naming(folder / "heldout.png"):
+        histogram(result, folder / "heldout.png")
     write_json(folder / "heldout.json", {**result.summary(), **header})
 
 

@@ -274,6 +274,12 @@ def test_leaving_early_and_plain_terminals_give_no_traceback(body, status, says,
     assert done.status == status and done.err.startswith(says) and done.err.count("\n") <= 1, done.err
 
 
+def test_a_path_that_is_no_text_is_kept(tmp_path):
+    for _ in range(2):  # the second opening compares with what the first wrote
+        RunDir(tmp_path, {"label": "\u0394 \udcff"})
+    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["label"] == "\u0394 \udcff"
+
+
 def test_what_changed_on_resumption_is_recorded(tmp_path):
     config = {"lr": 1.0, "git_commit": "a", "workers": 1, "argv": ["x"]}
     RunDir(tmp_path / "run", config)
