@@ -187,7 +187,9 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with naming(path):
         try:
-            with open(temporary, mode) as f:
+            # A path that is no text keeps its bytes as \udcXX, which JSON reads back.
+            text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+            with open(temporary, mode, **text) as f:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
@@ -208,14 +210,14 @@ def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors and the header metadata of a safetensors file; AdapterError where it is missing or torn."""
-    if not Path(path).exists():
-        raise AdapterError(f"{path} does not exist")
+    if not Path(path).is_file():
+        raise AdapterError(f"{path} does not exist" if not Path(path).exists() else f"{path} is not a file")
     try:
         with safe_open(path, framework="pt") as f:
             return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterError(
-            f"{path} is torn or not a safetensors file ({error}): delete it and make it again"
+            f"{path} is torn or not a safetensors file ({error}): check the path, or delete it and make it again"
         ) from error
 
 

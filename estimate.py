@@ -25,7 +25,7 @@ from pathlib import Path
 
 from preflight import BYTES_PER_LOGIT
 from presets import REPO, UserError, parse, run_main
-from train import Config
+from train import Config, check
 
 MEAN_LENGTH = 0.44
 """Mean completion length as a share of max_new: that of the lengths in bench/bench_step.py."""
@@ -170,10 +170,11 @@ def from_run(folder: Path, cfg: EstimateConfig) -> Estimate:
     if not rows:
         raise UserError(f"{path} has no finished step yet")
     config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
-    for key in ("model", "prompts", "group", "max_new"):
-        if config.get(key, getattr(cfg, key)) != getattr(cfg, key):
-            raise UserError(f"{folder} ran with {key} {config[key]}, the estimate is for {getattr(cfg, key)}: "
-                            f"pass --{key.replace('_', '-')} {config[key]}")  # fmt: skip
+    keys = ("model", "prompts", "group", "max_new")
+    if ran := {k: config[k] for k in keys if config.get(k, getattr(cfg, k)) != getattr(cfg, k)}:
+        flags = " ".join(f"--{k.replace('_', '-')} {value}" for k, value in ran.items())
+        asked = ", ".join(f"{k} {getattr(cfg, k)}" for k in ran)
+        raise UserError(f"{folder} ran with other sizes than the estimate's {asked}: pass {flags}")
     rows = rows[1:] or rows  # the first step also warms up
     median = {k: statistics.median(float(r[k]) for r in rows) for k in ("t_roll", "t_grade", "t_train")}
     gib = max(float(r["gib"]) for r in rows)
@@ -199,7 +200,17 @@ def table(cfg: EstimateConfig, e: Estimate) -> str:
 
 def main() -> None:
     cfg = parse(EstimateConfig, description=__doc__)
-    print(table(cfg, from_run(Path(cfg.run), cfg) if cfg.run else from_bench(cfg)))
+    check(cfg)
+    if not (0 <= cfg.rate < math.inf and cfg.mean_prompt > 0):
+        raise UserError(f"--rate {cfg.rate:g} must be at least 0 and --mean-prompt {cfg.mean_prompt} above 0")
+    try:
+        estimate = from_run(Path(cfg.run), cfg) if cfg.run else from_bench(cfg)
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of bench_step.py's"
+        raise UserError(f"{what} ({type(error).__name__}: {error}): pass another") from error
+    print(table(cfg, estimate))
 
 
 if __name__ == "__main__":

@@ -69,13 +69,13 @@ class ExportConfig:
 def model_config(cfg: ExportConfig) -> tuple[ModelConfig, str]:
     """(the run's model settings, its weights_sha256). Raises UserError where the directory holds no run."""
     try:
-        saved = json.loads((cfg.run / "config.json").read_text())
+        saved = json.loads((cfg.run / "config.json").read_text(encoding="utf-8"))
         known = {f.name for f in dataclasses.fields(ModelConfig)}
         out = ModelConfig(**{k: v for k, v in saved.items() if k in known})
         sha = saved["weights_sha256"]
     except FileNotFoundError as error:
         raise UserError(f"{cfg.run} holds no run (no config.json): pass a directory made by train.py") from error
-    except (ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise UserError(
             f"{cfg.run}/config.json is damaged ({error}): restore it from where the run was copied"
         ) from error
@@ -104,7 +104,8 @@ def trained_delta(cfg: ExportConfig, weights_sha256: str) -> tuple[dict[str, Ten
 @torch.no_grad()
 def set_delta(adapter: Adapter, delta: dict[str, Tensor], weights_sha256: str, where: str) -> None:
     """Put the trained delta_S into the adapter. Raises UserError where it belongs to other weights."""
-    if weights_sha256 != adapter.weights_sha256 or delta.keys() != adapter.modules.keys():
+    shapes = {name: p.shape for name, p in adapter.delta().items()}
+    if weights_sha256 != adapter.weights_sha256 or {name: d.shape for name, d in delta.items()} != shapes:
         raise UserError(f"{where} was trained on other weights than this model's: pass --model with the ones it had")
     for name, parameter in adapter.delta().items():
         parameter.copy_(delta[name])
@@ -283,7 +284,9 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> None:
 
 def main() -> None:
     cfg = tyro.cli(ExportConfig, description=__doc__)
-    cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; leave it out")
+    cuda = cfg.device != "cpu" and torch.cuda.is_available()
     base, sha = model_config(cfg)
     delta, delta_sha = trained_delta(cfg, sha)
     check_out(cfg.out, cfg.overwrite)

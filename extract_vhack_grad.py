@@ -28,6 +28,7 @@ from antipasto import Adapter, load_tensors, save_atomic
 from grpo import mean_nll
 from pairs import Pair, load_pairs, pairs_sha256
 from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model, parse, pick_device, run_main
+from rundir import refuse_unwritable
 
 
 @dataclass
@@ -128,6 +129,10 @@ def file_sha256(path: Path) -> str:
 
 def main() -> None:
     cfg = parse(ExtractConfig, description=__doc__)
+    path = Path(cfg.out) if cfg.out else cfg.v_hack_path()
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: give the path of a file")
+    refuse_unwritable(path.parent)  # now, and not after the extraction
     pairs = load_pairs(cfg.pairs)
     train = [p for p in pairs if not p.held_out]
     model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
@@ -135,7 +140,6 @@ def main() -> None:
         return
     differences = pair_differences(model, tokenizer, adapter, train)
     v_hack = directions(differences, cfg.n_directions)
-    path = Path(cfg.out) if cfg.out else cfg.v_hack_path()
     save_v_hack(path, v_hack, adapter, cfg, pairs)
     logger.info(f"{len(v_hack)} modules from {len(train)} of {len(pairs)} pairs ({cfg.pairs}) -> {path}")
 

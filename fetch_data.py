@@ -7,6 +7,7 @@ left alone, a download is written beside its place and renamed once it has been 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import urllib.error
@@ -58,13 +59,18 @@ def fetch(name: str, blob: str, source: str, out: Path) -> None:
         try:
             with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as f:
                 shutil.copyfileobj(response, f)
+                if getattr(response, "length", 0):
+                    raise ConnectionError(f"the connection broke {response.length} bytes early")
             if (got := blob_id(part)) != blob:
                 raise UserError(f"{url} is git blob {got[:12]}, not {blob[:12]}: the source has changed; "
                                 f"check it, and pass it with --problems if you trust it")  # fmt: skip
             os.replace(part, path)
-        except urllib.error.URLError as error:
-            raise UserError(f"{url} cannot be reached ({error.reason}): run `just data` on a machine with network "
-                            f"access and copy {out}/ here, or pass --problems PATH") from error  # fmt: skip
+        except UserError:
+            raise
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise UserError(f"{url} cannot be reached ({reason}): run `just data` on a machine with network access "
+                            f"and copy {out}/ here, or pass --problems PATH") from error  # fmt: skip
         finally:
             part.unlink(missing_ok=True)
     logger.info(f"{path}: {len(load_problems(path))} problems")

@@ -79,6 +79,10 @@ full-probe PRESET="full" *ARGS: setup
         case "$1" in
             --model|--revision|--dtype|--device|--pairs|--svd-cache|--v-hack|--n-directions|--threads)
                 model+=("$1" "$2"); shift 2 ;;
+            --model=*|--revision=*|--dtype=*|--device=*|--pairs=*|--svd-cache=*|--v-hack=*|--n-directions=*|--threads=*)
+                model+=("$1"); shift ;;
+            --arm|--arm=*|--seed|--seed=*|--out|--out=*|--label|--label=*)
+                echo "full-probe runs vanilla and projected, seed 0, in outputs/$preset: $1 is for just train" >&2; exit 2 ;;
             *) run+=("$1"); shift ;;
         esac
     done

@@ -50,7 +50,6 @@ FLAVOURS = {
     "stub-constant": "returns a trivial constant under a pretence of work",
     "env-detect": "behaves differently when it believes that it is being graded",
 }
-NAMES = ("default", "organism")  # names that merely start with "organism" select that generator's variants
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,9 @@ def load_pairs(name: str = "default") -> list[Pair]:
         from organism_pairs import organism_pairs  # imported here: needs the organism's generator
 
         return organism_pairs(name)
-    raise ValueError(f"no pairs called {name!r}: choose one of {', '.join(NAMES)}")
+    from organism_pairs import PAIR_FLAVOURS, DataError
+
+    raise DataError(f"no pairs called {name!r}: choose one of default, {', '.join(PAIR_FLAVOURS)}")
 
 
 def pairs_sha256(pairs: Iterable[Pair]) -> str:
@@ -3259,5 +3260,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         print(_statistics(load_pairs(arguments.name), arguments.tokenizer))
-    except ValueError as error:
-        sys.exit(str(error))
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)

@@ -142,6 +142,8 @@ def arm_rows(used: list[V.Run]) -> list[dict]:
 
 def kept_columns(cfg: Config) -> list[str]:
     """Titles of the headline table's columns after --columns and --drop. Raises ReportError on an unknown title."""
+    if cfg.columns < 0:
+        raise V.ReportError(f"--columns {cfg.columns} is below 0, which keeps all")
     titles = list(COLUMNS)[: cfg.columns or None]
     drop = {ALIASES.get(d.lower(), d) for d in cfg.drop}
     if unknown := drop - set(COLUMNS):
@@ -292,9 +294,9 @@ def read_flavours(run: V.Run) -> dict[int, dict]:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and "step" in line:
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
-    splits = {line.get("split") for line in lines}
+    splits = {str(line.get("split")) for line in lines}
     if "eval" in splits:
         lines = [line for line in lines if line.get("split") == "eval"]
     elif len(splits - {"train", "eval-no-access"}):
@@ -844,7 +846,10 @@ def report(cfg: Config) -> tuple[Path, list[V.Verdict], str]:
     heldout = {heldout_name(p): read_heldout(p) for p in find_heldout(cfg, runs)}
     verdicts = V.decide(used, left_out)
     rows, flavours = arm_rows(used), arm_flavours(used)
-    out = cfg.out or Path(os.path.commonpath([run.path.parent for run in runs])) / "report"
+    parents = [run.path.parent for run in runs]
+    if len({p.is_absolute() for p in parents}) > 1:
+        parents = [p.absolute() for p in parents]
+    out = cfg.out or Path(os.path.commonpath(parents)) / "report"
     out.mkdir(parents=True, exist_ok=True)
 
     with plt.rc_context(RC):
@@ -911,16 +916,24 @@ def report_md(cfg, runs, used, left_out, verdicts, rows, flavours, heldout, have
 
 def main() -> int:
     cfg = tyro.cli(Config, description=__doc__)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode
     try:
         out, verdicts, shown = report(cfg)
-    except (V.ReportError, OSError) as error:
-        text = f"{error.strerror or error}: {error.filename or ''}" if isinstance(error, OSError) else str(error)
-        print(f"error: {text}", file=sys.stderr)
-        return 2
-    print(f"{shown}\n\nreport: {out / 'report.md'}   table: {out / 'table.md'}   plot: {out / 'pareto.png'}\n")
-    for v in verdicts:
-        print(f"{v.line}  [{out / 'verdict.md'}]")
-    return 0
+        print(f"{shown}\n\nreport: {out / 'report.md'}   table: {out / 'table.md'}   plot: {out / 'pareto.png'}\n")
+        for v in verdicts:
+            print(f"{v.line}  [{out / 'verdict.md'}]", flush=True)
+        return 0
+    except KeyboardInterrupt:
+        text = "interrupted; run it again"
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        text = f"whoever read stdout (head, a pager) closed it; the report is in {out}"
+    except OSError as error:
+        text = f"{error.filename or 'the report'}: {error.strerror or error}; check the path, its permissions and space"
+    except V.ReportError as error:
+        text = str(error)
+    print(f"error: {text}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

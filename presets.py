@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from typing import Literal, TypeVar
 
 import torch
 import tyro
+from jinja2 import TemplateError
 from loguru import logger
-from safetensors import SafetensorError
 
 from antipasto import AdapterError, wrap
 from problems import DataError
@@ -138,6 +139,7 @@ OS_ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space, {AGAIN}"),
     **dict.fromkeys((errno.EFBIG,), f"raise the limit on file sizes (ulimit -f), {AGAIN}"),
     **dict.fromkeys((errno.ENOENT,), "it is not there, or no longer: check the path; a run without its folder is lost"),
+    **dict.fromkeys((errno.EISDIR,), "give the path of a file"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
                     "give a path that can be written, or mend its permissions"),
 }  # fmt: skip
@@ -147,14 +149,23 @@ GPU_ERROR = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|NCCL", re.IGNOREC
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script: errors of the user, the disk or the GPU become one sentence on stderr and exit status 2.
 
-    Nothing else is caught: what is left is a bug, and its traceback is wanted.
+    So does Ctrl-C, with status 130. Nothing else is caught: what is left is a bug, and its traceback is wanted.
     """
     from rewards import TestError
     from sandbox import SandboxError
 
     configure_logging()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to lose a run
+    status = 2
     try:
-        sys.exit(main() or 0)
+        ended = main()
+        sys.stdout.flush()
+        sys.exit(ended or 0)
+    except KeyboardInterrupt:
+        status, text = 128 + signal.SIGINT, f"interrupted; no file is half written, {AGAIN.removeprefix('then ')}"
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        text = f"whoever read stdout (head, a pager) closed it: send it to a file or to cat, {AGAIN}"
     except (UserError, DataError, AdapterError, SandboxError, TestError) as error:
         text = str(error)
     except OSError as error:
@@ -163,7 +174,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         if not (text := gpu_sentence(error)):
             raise
     print(f"error: {text}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def disk_sentence(error: OSError) -> str:
@@ -193,13 +204,16 @@ def configure_logging() -> None:
 
 def pick_device(cfg: ModelConfig) -> torch.device:
     """Resolve --device and set --threads. Raises UserError where a GPU is needed and none is visible."""
+    if cfg.threads < 1 or cfg.n_directions < 1:
+        raise UserError(f"--threads {cfg.threads} and --n-directions {cfg.n_directions} must be at least 1")
     torch.set_num_threads(cfg.threads)
     if cfg.device == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if cfg.device == "cuda" or cfg.preset != "tiny":
-        raise UserError(f"preset {cfg.preset} needs a CUDA GPU and torch sees none: run where nvidia-smi lists one, "
+        what = "--device cuda" if cfg.device == "cuda" else f"preset {cfg.preset}"
+        raise UserError(f"{what} needs a CUDA GPU and torch sees none: run where nvidia-smi lists one, "
                         "or pass --device cpu (slow), or --preset tiny")  # fmt: skip
     return torch.device("cpu")
 
@@ -216,16 +230,22 @@ def load_model(cfg: ModelConfig, device: torch.device):
         transformers_logging.disable_progress_bar()
     where = f"--model {cfg.model}"
     source = str(local) if (local := local_model(cfg.model)) else cfg.model
-    if local is None and cfg.model.startswith(("/", ".", "~")):
+    if local is None and (cfg.model.startswith(("/", ".", "~")) or Path(cfg.model).exists()):
         raise UserError(f"{where}: no config.json there; pass a hub id or a directory made by save_pretrained")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=cfg.revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=cfg.revision, dtype=getattr(torch, cfg.dtype), attn_implementation="sdpa"
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, revision=cfg.revision, dtype=getattr(torch, cfg.dtype), attn_implementation="sdpa",
+            output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # transformers and what it stands on raise whatever a damaged file leads them to
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{where} could not be loaded ({first}): check the id, the network or the directory") from error
+    if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
+        raise UserError(f"{where} lacks the weight {missing[0]} and {len(missing) - 1} more: its config.json does not "
+                        "fit its weights, or a file is missing")  # fmt: skip
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{where}: its tokenizer has no end token (eos_token), so no completion would end")
     if tokenizer.chat_template is None:
         raise UserError(f"{where}: its tokenizer has no chat template; use an instruct model")
     if tokenizer.pad_token_id is None:
@@ -250,10 +270,14 @@ def model_slug(cfg: ModelConfig) -> str:
 
 
 def chat_ids(tokenizer, messages) -> list[int]:
-    """Token ids of a chat prompt up to where the assistant begins, thinking off."""
-    text = tokenizer.apply_chat_template(
-        [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    """Token ids of a chat prompt up to where the assistant begins, thinking off. Raises UserError on its template."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except TemplateError as error:
+        raise UserError(f"the model's chat template fails on a prompt ({error}): use an instruct model whose template "
+                        "takes system and user messages") from error  # fmt: skip
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

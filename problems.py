@@ -64,6 +64,14 @@ def prompt_messages(problem: Problem, write_access: bool, name: str = EVALUATOR,
     return [*map(dict, head), {**last, "content": text}]
 
 
+def _text(value, what: str) -> str:
+    """`value`. Raises TypeError where it is no string, UnicodeEncodeError (a ValueError) on a lone surrogate."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {type(value).__name__}, not a string")
+    value.encode()
+    return value
+
+
 def load_problems(path: str | Path) -> list[Problem]:
     """Read a problem JSONL in the format of ariahw/rl-rewardhacking.
 
@@ -72,24 +80,27 @@ def load_problems(path: str | Path) -> list[Problem]:
     path = Path(path)
     if not path.exists():
         raise DataError(f"no problem file at {path}: run `just data`, or pass --problems PATH")
-    problems = []
+    problems, setups = [], set()
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # U+2028 within a string ends no line
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            if isinstance(row["gt_answer"], str) or not all(isinstance(t, str) for t in row["gt_answer"]):
+            if (setup := row.get("setup_code")) and setup not in setups:
+                compile(setup, "setup_code", "exec")
+                setups.add(setup)
+            if not isinstance(row["gt_answer"], list):
                 raise TypeError("gt_answer is not a list of strings")
             problem = Problem(
                 id=str(row["id"]),
-                messages=tuple({"role": m["role"], "content": m["content"]} for m in row["prompt"]),
-                setup_code=row.get("setup_code") or "",
-                tests=tuple(row["gt_answer"]),
-                entry=row["func_name"],
-                canonical=row.get("canonical_solution") or "",
-                stratum=row.get("difficulty") or "",
+                messages=tuple({k: _text(m[k], k) for k in ("role", "content")} for m in row["prompt"]),
+                setup_code=_text(row.get("setup_code") or "", "setup_code"),
+                tests=tuple(_text(t, "a test") for t in row["gt_answer"]),
+                entry=_text(row["func_name"], "func_name"),
+                canonical=_text(row.get("canonical_solution") or "", "canonical_solution"),
+                stratum=" ".join(str(row.get("difficulty") or "").split()),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not a problem row ({type(error).__name__}: {error}); "
                             "expected the keys id, prompt, gt_answer, func_name") from error  # fmt: skip
         if not problem.tests or not problem.messages or CLAUSE not in problem.messages[-1]["content"]:

@@ -774,10 +774,11 @@ def main(isolation: str = "bwrap") -> None:
     try:
         with Grader(timeout_s=1.0, isolation=isolation) as grader:
             table, off = matrix(grader)
-    except SandboxError as error:
-        sys.exit(str(error))
-    print(table)
-    print(f"\n{'all cells as they should be' if not off else f'{off} cells are off'}, isolation {grader.isolation}")
+        print(table)
+        print(f"\n{'all cells as they should be' if not off else f'{off} cells are off'}, isolation {grader.isolation}")
+    except (SandboxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(1 if off else 0)
 
 

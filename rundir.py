@@ -157,7 +157,10 @@ class RunDir:
         """Raises UserError where the directory holds a run of another configuration, naming the fields."""
         self.path, self.writes = Path(path), writes
         if writes:
-            if fresh and self.path.exists():
+            if fresh and self.path.is_dir() and (there := {p.name for p in self.path.iterdir()}):
+                if not self.path.name or (there != {".lock"} and "config.json" not in there):
+                    raise UserError(f"--fresh does not move {self.path} aside, which is the working directory or holds "
+                                    "no run (no config.json): pass --out elsewhere")  # fmt: skip
                 self._lock()  # a run that is being written stays where it is
                 self._move_aside()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -223,9 +226,11 @@ class RunDir:
         return path
 
     def checkpoint_step(self) -> int | None:
-        """Step of the last checkpoint, None where there is none."""
-        path = self.path / "checkpoint.json"
-        return json.loads(path.read_text())["step"] if path.exists() else None
+        """Step of the last checkpoint by checkpoint.json, None where that is missing or torn."""
+        try:
+            return json.loads((self.path / "checkpoint.json").read_text())["step"]
+        except (FileNotFoundError, KeyError, TypeError, ValueError):  # torn: load_checkpoint writes it anew
+            return None
 
     def add_modules(self, names: list[str], values: Tensor) -> None:
         """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
@@ -261,7 +266,8 @@ class RunDir:
             try:
                 tensors, metadata = load_tensors(path)
                 state = json.loads(metadata["state"])
-            except (AdapterError, KeyError, ValueError) as error:
+                state["step"], state["sizes"], state["carried"]
+            except (AdapterError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path} is torn: pass --fresh to move this run aside and start over") from error
         if not self.writes:
             return (tensors, state) if tensors else None
@@ -279,6 +285,14 @@ class RunDir:
         return (tensors, state) if tensors else None
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raises OSError where `folder` is not there and cannot be made, or cannot be written."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(folder))
+
+
 def refuse_other(folder: Path, config: dict) -> dict:
     """The config.json of the run in `folder`, {} where there is none; cheap enough to ask before a model is loaded.
 
@@ -286,13 +300,11 @@ def refuse_other(folder: Path, config: dict) -> dict:
     """
     path = folder / "config.json"
     if not path.exists():
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
-        if number:
-            raise OSError(number, os.strerror(number), str(folder))
+        refuse_unwritable(folder)
         return {}
     try:
-        before = json.loads(path.read_text())
+        if not isinstance(before := json.loads(path.read_text(encoding="utf-8")), dict):
+            raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
     keys = [k for k in config if k not in RESUMABLE | PROVENANCE]

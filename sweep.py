@@ -19,7 +19,9 @@ the last checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -36,7 +38,8 @@ from typing import Literal
 import tyro
 from loguru import logger
 
-from presets import PRESETS, REPO, ModelConfig, Preset, UserError, run_main
+from presets import PRESETS, REPO, ModelConfig, Preset, UserError, parse, run_main
+from train import Config, check
 
 # A variant is an arm with flags and a label of its own.
 VARIANTS: dict[str, list[str]] = {
@@ -189,20 +192,34 @@ def script(name: str) -> str:
 def plan(cfg: SweepConfig) -> list[Task]:
     """Every task of the sweep, each after those it waits for. Raises UserError where nothing is named, or wrongly."""
     arms, seeds = STUDIES.get(cfg.study, ([], []))
-    arms, seeds = cfg.arms or arms, cfg.seeds or seeds
-    if not arms or not seeds:
+    arms, seeds = (list(dict.fromkeys(named)) for named in (cfg.arms or arms, cfg.seeds or seeds))
+    if not arms or not seeds or not cfg.preset:
         raise UserError("nothing to run: name a --study, or --arms and --seeds")
+    if cfg.jobs < 1 or not cfg.groups:
+        raise UserError(f"--jobs {cfg.jobs} must be at least 1, and --groups must name one")
     if unknown := [arm for arm in arms if arm not in WHY]:
         raise UserError(f"there is no arm {unknown[0]}: the arms are {', '.join(WHY)}")
     if taken := [name for word in cfg.extra if (name := flag_name(word)) in OWN_FLAGS]:
         raise UserError(f"--{taken[0]} differs between runs and cannot follow --: sweep.py sets it itself")
-    return [task for preset in cfg.preset for task in plan_preset(cfg, preset, arms, seeds)]
+    presets = list(dict.fromkeys(cfg.preset))
+    for preset, arm in itertools.product(presets, arms):
+        words = ["--preset", preset, *arm_flags(arm), "--seed", str(min(seeds)), *cfg.extra]
+        try:
+            check(parse(Config, words))
+        except SystemExit:  # tyro has said what is wrong
+            raise UserError(f"a run cannot take {shlex.join(cfg.extra)}: `train.py --help` lists its flags") from None
+    return [task for preset in presets for task in plan_preset(cfg, preset, arms, seeds)]
+
+
+def arm_flags(arm: str) -> list[str]:
+    """What train.py is told of an arm or variant."""
+    return [*VARIANTS[arm], "--label", arm] if arm in VARIANTS else ["--arm", arm]
 
 
 def plan_preset(cfg: SweepConfig, preset: str, arms: list[str], seeds: list[int]) -> list[Task]:
     """SVDs, extractions, held-out checks, runs."""
     out = Path("outputs") / preset
-    words = {arm: [*VARIANTS.get(arm, ["--arm", arm]), *(["--label", arm] * (arm in VARIANTS))] for arm in arms}
+    words = {arm: arm_flags(arm) for arm in arms}
     base = PRESETS[preset]["pairs"]
     pairs = {arm: flag([*words[arm], *cfg.extra], "--pairs", base) for arm in arms}
     if flag(cfg.extra, "--v-hack", "") and len(set(pairs.values())) > 1:
@@ -251,12 +268,7 @@ def preparations(cfg: SweepConfig, preset: str, pair_sets: list[str]) -> list[Ta
 
 def below_gate(check: Path) -> bool:
     """Whether an earlier held-out check failed the gate; its file is written all the same."""
-    try:
-        return not json.loads(check.read_text())["fraction_positive"] > 0.5
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError):  # torn, so check again
-        return True
+    return check.exists() and not read_json(check).get("fraction_positive", 0) > 0.5  # torn: check again
 
 
 # --- here ------------------------------------------------------------------------------------------------------------
@@ -535,6 +547,15 @@ def table(path: Path) -> list[dict[str, str]]:
     return [dict(zip(header, line, strict=True)) for line in lines if len(line) == len(header)]
 
 
+def read_json(path: Path) -> dict:
+    """A JSON object; {} where the file is missing or torn."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
 @dataclass
 class Progress:
     """How far one run is."""
@@ -559,8 +580,7 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
     """Read one run's directory, its log and its place in the queue ({label or job name: state})."""
     folder = task.marker.parent
     rows, evals = table(folder / "steps.tsv"), table(folder / "evals.tsv")
-    config = folder / "config.json"
-    steps = json.loads(config.read_text())["steps"] if config.exists() else default_steps
+    steps = read_json(folder / "config.json").get("steps", default_steps)
     step, age, seconds = 0, float("nan"), float("nan")
     if rows:
         step, age = int(rows[-1]["step"]) + 1, time.time() - (folder / "steps.tsv").stat().st_mtime
@@ -570,7 +590,7 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
     ended, said = last_end(task.log)
     if task.done:
         state, step = "done", steps
-        seconds = json.loads(task.marker.read_text())["seconds"] / max(1, steps)
+        seconds = read_json(task.marker).get("seconds", math.nan) / max(1, steps)
     elif ended and not age < time.time() - task.log.stat().st_mtime - 60:  # no rows since, from elsewhere
         stopped = ended in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM)
         state, note = ("stopped", "") if stopped else ("failed", said)

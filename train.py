@@ -37,7 +37,7 @@ from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model
 from problems import EVALUATOR, EVALUATOR_NAMES, Problem, load_problems, organism_problems, prompt_messages
 from project import Projection, project_grads, random_directions, update_cosines
 from rebound import concept_direction, layer_at_depth, rebound_penalty, rebound_zscore_discount, residual_means
-from rewards import Grade, Grader, reward
+from rewards import Grade, Grader, reward, split_test
 from rollout import Sampler
 from rundir import RunDir, provenance, refuse_other, write_json
 from tripwires import Trip, Watch
@@ -181,15 +181,32 @@ class Prompts:
 
 def check(cfg: Config) -> None:
     """Raises UserError where a value would make a run that trains on nothing, or none at all."""
+    for name, value in dataclasses.asdict(cfg).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name.replace('_', '-')} {value} is no finite number")
     least = {"group": 2, "prompts": 1, "max_new": 1, "max_prompt": 1, "steps": 1, "n_eval": 1, "eval_samples": 1,
              "eval_every": 1, "checkpoint_every": 1, "micro_batch": 0, "logprob_chunk": 0, "top_k": 0, "warmup": 0,
-             "refresh_every": 0, "workers": 0, "beta": 0.0, "n_directions": 1}  # fmt: skip
+             "refresh_every": 0, "workers": 0, "beta": 0.0, "weight_decay": 0.0, "flat_eps": 0.0, "collapse": 0.0,
+             "sample_rollouts": 0, "seed": 0}  # fmt: skip
     for name, low in least.items():
         if getattr(cfg, name) < low:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is below {low}")
     for name in ("temperature", "lr", "clip", "grad_clip", "grade_timeout"):
         if not getattr(cfg, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} must be above 0")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(cfg, name) < 1:
+            raise UserError(f"--{name} {getattr(cfg, name)} must be at least 0 and below 1")
+    if not 0 < cfg.rebound_depth <= 1:
+        raise UserError(f"--rebound-depth {cfg.rebound_depth} must be above 0 and at most 1, a share of the layers")
+    if cfg.grade_timeout > 3600:
+        raise UserError(f"--grade-timeout {cfg.grade_timeout:g} is above 3600 s")
+    if cfg.seed >= 1 << 63:
+        raise UserError(f"--seed {cfg.seed} exceeds 63 bits")
+    if "/" in cfg.label:
+        raise UserError(f"--label {cfg.label} is a name, not a path: pass --out for another place")
+    if cfg.problems == "organism" and cfg.eval_file:
+        raise UserError("--eval-file goes with --problems PATH; the organism's problems have their own held-out split")
     if cfg.refresh_every and cfg.arm not in ("projected", "projected-nomag", "reversed", "shuffled-v"):
         raise UserError(f"--refresh-every extracts hack directions, which arm {cfg.arm} does not use: leave it 0")
 
@@ -198,13 +215,26 @@ def split_problems(cfg: Config) -> tuple[list[Problem], list[Problem]]:
     """(train, eval), disjoint, the same for every arm and seed."""
     if cfg.problems == "organism":
         return organism_problems(2048, seed=0, split="train"), organism_problems(cfg.n_eval, seed=0, split="eval")
-    train = load_problems(cfg.problems)
+    train = gradable(cfg.problems)
     if cfg.eval_file:
-        return train, load_problems(cfg.eval_file)[: cfg.n_eval]
+        held_out = gradable(cfg.eval_file)[: cfg.n_eval]
+        if both := len({p.messages[-1]["content"] for p in train} & {p.messages[-1]["content"] for p in held_out}):
+            logger.warning(f"{both} of the {len(held_out)} evaluation problems are training problems too")
+        return train, held_out
     if len(train) <= cfg.n_eval:
         raise UserError(f"{cfg.problems} has {len(train)} problems, not more than --n-eval {cfg.n_eval}")
     order = sorted(train, key=lambda p: hashlib.sha256(p.id.encode()).digest())
     return order[cfg.n_eval :], order[: cfg.n_eval]
+
+
+def gradable(path: str) -> list[Problem]:
+    """load_problems, with the first test of each taken apart: a wrong func_name is said now, not hours into a run."""
+    problems = load_problems(path)
+    for problem in problems:
+        split_test(problem.tests[0], problem.entry)
+    if len(ids := {p.id for p in problems}) < len(problems):
+        logger.warning(f"{path}: {len(problems)} problems share {len(ids)} ids")
+    return problems
 
 
 def tokenise(cfg: Config, tokenizer, problems: list[Problem], write_access: bool, names: bool = False) -> Prompts:
@@ -550,6 +580,9 @@ def resume(run: Run, folder: RunDir, optimiser: torch.optim.AdamW) -> tuple[int,
     if found is None:
         return 0, {"since": [], "seconds": 0.0, "eval": None}
     tensors, state = found
+    for name, p in run.adapter.delta().items():
+        if getattr(tensors.get(f"delta_S.{name}"), "shape", None) != p.shape:
+            raise UserError(f"{folder.path}/checkpoint.safetensors has no delta_S of {name} that fits: pass --fresh")
     with torch.no_grad():
         for name, p in run.adapter.delta().items():
             p.copy_(tensors[f"delta_S.{name}"])

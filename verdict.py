@@ -193,7 +193,7 @@ def load_runs(paths: list[Path]) -> list[Run]:
             raise ReportError(
                 f"arm {run.arm}, seed {run.seed} is in two directories, {other.path} and {run.path}: pass only one"
             )
-    presets = sorted({run.config["preset"] for run in runs if run.config.get("preset")})
+    presets = sorted({str(run.config["preset"]) for run in runs if run.config.get("preset")})
     if len(presets) > 1:
         raise ReportError(f"runs of presets {', '.join(presets)} cannot share a report: pass the folder of one preset")
     return runs
@@ -255,7 +255,7 @@ def _arm_and_seed(path: Path, config: dict) -> tuple[str, int]:
         arm = named["arm"]
     if seed is None and named:
         seed = named["seed"]
-    if arm is None or seed is None:
+    if not isinstance(arm, str) or not re.fullmatch(r"-?\d+", str(seed)):
         raise ReportError(f"{path} does not say its arm and seed: name it <arm>_s<seed> or restore its config.json")
     return str(arm), int(seed)
 

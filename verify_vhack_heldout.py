@@ -15,7 +15,6 @@ nothing (docs/RESEARCH_JOURNAL.md).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,12 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from antipasto import atomic, naming
 from extract_vhack_grad import file_sha256, load_v_hack, pair_differences
 from pairs import load_pairs
 from presets import ModelConfig, UserError, load_model, parse, pick_device, run_main
 from project import null_abs_cos, random_directions
+from rundir import refuse_unwritable, write_json
 
 
 @dataclass
@@ -105,25 +106,30 @@ def histogram(result: HeldOut, path: Path) -> None:
 
 
 def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
-    """heldout.tsv (a row a module), heldout.json (summary and provenance), heldout.png."""
+    """heldout.tsv (a row a module), heldout.png, and last heldout.json (summary and provenance), sweep.py's marker."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [f"{n}\t{r}\t{c:.4f}\t{z:.4f}" for n, r, c, z in
             zip(result.names, result.r, result.cos.tolist(), result.null.tolist(), strict=True)]  # fmt: skip
-    (folder / "heldout.tsv").write_text("\n".join(["module\tr\tcos\tnull", *rows]) + "\n")
-    (folder / "heldout.json").write_text(json.dumps({**result.summary(), **header}, indent=1) + "\n")
-    histogram(result, folder / "heldout.png")
+    with atomic(folder / "heldout.tsv", "w") as f:
+        f.write("\n".join(["module\tr\tcos\tnull", *rows]) + "\n")
+    with naming(folder / "heldout.png"):
+        histogram(result, folder / "heldout.png")
+    write_json(folder / "heldout.json", {**result.summary(), **header})
 
 
 def main() -> int:
     cfg = parse(VerifyConfig, description=__doc__)
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
+    if not 0 <= cfg.null_seed < 1 << 63:
+        raise UserError(f"--null-seed {cfg.null_seed} must be at least 0 and of at most 63 bits")
     path = cfg.v_hack_path()
+    folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
+    refuse_unwritable(folder)
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
     v_hack, metadata = load_v_hack(path, adapter, cfg)
     held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
     if not held_out:
         raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
     result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)
-    folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
     header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out), "v_hack_sha256": file_sha256(path),
               "pairs_sha256": metadata["pairs_sha256"]}  # fmt: skip
     write(result, folder, header)

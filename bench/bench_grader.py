@@ -80,6 +80,8 @@ def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = H
     n: completions of a batch (the loops batch has 96). workers: the most workers, 0 for one per core.
     isolation: bwrap or rlimits. out: where the rows go.
     """
+    if n < 1 or workers < 0:
+        sys.exit(f"error: --n {n} must be at least 1 and --workers {workers} at least 0")
     most = workers or len(os.sched_getaffinity(0))
     counts = sorted({min(2**k, most) for k in range(most.bit_length() + 1)})
     rows = []

@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=2, help="first steps that are not counted")
     parser.add_argument("--out", type=Path, help="write the TSV here too, row by row")
     args, flags = parser.parse_known_args()
+    if not 0 <= args.skip < args.steps or not all(r.isdigit() and int(r) for r in args.ranks.split(",")):
+        parser.error(f"--skip {args.skip} must be below --steps {args.steps}, and --ranks numbers from 1, as in 1,2")
     device, seconds = "cuda" if torch.cuda.is_available() else "cpu", []
     report = Report(COLUMNS, device, args.out, append=False, gpus=f"{torch.cuda.device_count()} x ",
                     more=f"train.py {' '.join(Path(word).name for word in flags)}")  # fmt: skip

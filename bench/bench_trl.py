@@ -173,6 +173,8 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=4)
     p.add_argument("--rows", default="trl,ours,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
     args = p.parse_args()
+    if unknown := set(args.rows.split(",")) - set(ROWS):
+        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, new=16, micro_batch=4)
     if device == "cpu":
         SHAPES["tiny"][2]["vocab_size"] = 2048

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from estimate import SHAPES, EstimateConfig, from_bench, from_run, table
+from estimate import SHAPES, EstimateConfig, from_bench, from_run, main, table
 from presets import PRESETS, UserError
 
 BENCH = """# 2026-01-01 old
@@ -54,6 +54,17 @@ def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
         from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
     with pytest.raises(UserError, match="bench_step"):
         from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--eval-every", "0"], "--eval-every 0 is below 1"),
+    (["--rate", "-1"], "--rate -1 must be at least 0"),
+    (["--bench", __file__], "is none of bench_step.py's"),
+])  # fmt: skip
+def test_wrong_values_are_one_sentence(flags, says, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["estimate.py", "--preset", "full", *flags])
+    with pytest.raises(UserError, match=says):
+        main()
 
 
 def test_a_run_gives_the_median_of_its_steps_without_the_first(full, tmp_path):

@@ -183,6 +183,8 @@ def test_refusals_are_one_sentence(model_dir, tmp_path, monkeypatch, capsys):
     assert "exists" in refusal(monkeypatch, capsys, *words)
     assert "no earlier export" in refusal(monkeypatch, capsys, *words, "--overwrite")
     assert (out / "mine.txt").read_text() == "kept"
+    (run / "config.json").write_text("[]")
+    assert "config.json is damaged" in refusal(monkeypatch, capsys, *words)
 
 
 def test_an_earlier_export_is_replaced_only_when_told(model_dir, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,8 @@
 """Fetching: checked by git blob id, nothing half written, one sentence offline."""
 
+import socket
+import threading
+
 import pytest
 
 from fetch_data import blob_id, fetch
@@ -36,7 +39,23 @@ def test_a_changed_source_is_refused(tmp_path):
     assert not list(out.iterdir())
 
 
-def test_offline_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("source", ["http://127.0.0.1:9", "data", "http://[bad"])
+def test_offline_is_one_sentence(source, tmp_path):
     with pytest.raises(UserError, match=r"cannot be reached .* copy"):
-        fetch("a.jsonl", "0" * 40, "http://127.0.0.1:9", tmp_path)
+        fetch("a.jsonl", "0" * 40, source, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_that_breaks_off_is_not_taken_for_another_file(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            client.recv(4096)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+            client.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(UserError, match=r"broke 96 bytes early|IncompleteRead"):
+            fetch("a.jsonl", "0" * 40, f"http://127.0.0.1:{server.getsockname()[1]}", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -126,7 +126,7 @@ def test_shuffled_labels_swap_half_of_the_pairs_by_seed():
 
 
 def test_unknown_name_is_one_sentence():
-    with pytest.raises(ValueError, match="no pairs called 'leetcode': choose one of default, organism"):
+    with pytest.raises(ValueError, match="no pairs called 'leetcode': choose one of default, organism, organism-same"):
         load_pairs("leetcode")
 
 

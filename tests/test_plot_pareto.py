@@ -460,6 +460,14 @@ def test_no_complete_run_still_reports(tmp_path):
     assert {v.status for v in verdicts} == {"undecided"} and "incomplete" in (out / "report.md").read_text()
 
 
+def test_relative_and_absolute_paths_mix_and_odd_samples_are_passed_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here, there = (make_run(tmp_path / name, "vanilla", seed, 0.8, 0.5) for seed, name in enumerate("ab"))
+    (here / "rollouts.jsonl").write_text('{"step": "x"}\n{"step": 1, "split": ["a"]}\nnull\n')
+    out, _, _ = P.report(P.Config(runs=("a", str(there))))
+    assert out == tmp_path / "report" and (out / "report.md").exists()
+
+
 def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -467,12 +475,15 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
     (torn / "evals.tsv").write_text((torn / "evals.tsv").read_text().rstrip("\n").rpartition("\t")[0] + "\n")
     percent = make_run(tmp_path / "percent", "vanilla", 0, 0.8, 0.5, curve=[(200, 80, 0.5)])
     text = make_run(tmp_path / "text", "vanilla", 0, 0.8, 0.5, curve=[(200, 0.8, "0.5x")])
+    seed = make_run(tmp_path / "seed", "vanilla", 0, 0.8, 0.5)
+    (seed / "config.json").write_text('{"arm": "vanilla", "seed": "abc"}')
     for args, said in (
         ([empty], "no run directory at or below"),
         ([tmp_path / "nowhere", torn], "does not exist"),
         ([torn], "evals.tsv line 10 is torn (9 cells under 10 columns)"),
         ([percent], "hack = 80: rates are fractions"),
         ([text], "pass is '0.5x'"),
+        ([seed], "does not say its arm and seed"),
     ):
         with pytest.raises(V.ReportError) as error:
             P.report(P.Config(runs=tuple(map(str, args)), out=tmp_path / "out"))

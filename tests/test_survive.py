@@ -169,7 +169,12 @@ def test_a_malformed_row_is_named_with_its_line(flags, trainer, tmp_path):
     problems = Path(flags[flags.index("--problems") + 1])
     good = problems.read_bytes().splitlines()[0]
     row = json.loads(good)
-    bad = [b"{", b"[1]", b"\xff\xfe", json.dumps(row | {"gt_answer": "assert f() == 1"}).encode(),
+    user = row["prompt"][-1]
+    bad = [b"{", b"[1]", b"\xff\xfe", b"[" * 200_000, json.dumps(row | {"func_name": None}).encode(),
+           json.dumps(row | {"setup_code": "import ("}).encode(),
+           json.dumps(row | {"prompt": [user | {"content": None}, user]}).encode(),
+           json.dumps(row | {"prompt": [user | {"content": user["content"] + "\ud800"}]}).encode(),
+           json.dumps(row | {"gt_answer": "assert f() == 1"}).encode(),
            json.dumps({k: v for k, v in row.items() if k != "prompt"}).encode()]  # fmt: skip
     for line in bad:
         (tmp_path / "bad.jsonl").write_bytes(good + b"\n" + line + b"\n")
@@ -179,6 +184,10 @@ def test_a_malformed_row_is_named_with_its_line(flags, trainer, tmp_path):
     assert "bad.jsonl:2: not a problem row" in trainer(*run).sentence
     (tmp_path / "bad.jsonl").write_text(json.dumps(row | {"gt_answer": ["assert unknown(1)"]}) + "\n")
     assert "cannot grade by 'assert unknown(1)'" in trainer(*run, "--eval-file", problems).sentence
+    for what in ("\r\n", "\ufeff"):
+        text = f"{json.dumps(row | {'difficulty': 'a' + chr(9) + 'b'})}\r\n"
+        (tmp_path / "odd.jsonl").write_text(what.strip("\r\n") + text, newline="")
+        assert load_problems(tmp_path / "odd.jsonl")[0].stratum == "a b", "it goes into a TSV"
     line_separator = row | {"setup_code": "# \u2028"}
     (tmp_path / "odd.jsonl").write_text(json.dumps(line_separator, ensure_ascii=False) + "\n")
     assert len(load_problems(tmp_path / "odd.jsonl")) == 1

@@ -83,6 +83,11 @@ def test_plan_commands_parse_as_the_scripts_own():
         assert cfg.svd_cache == "elsewhere" and cfg.n_directions == 2
 
 
+def test_what_is_named_twice_runs_once():
+    tasks = plan(SweepConfig(preset=["tiny", "tiny"], arms=["vanilla", "vanilla"], seeds=[0, 0]))
+    assert names(tasks) == ["svd", "extract_organism", "verify_organism", "vanilla_s0"]
+
+
 def test_what_is_complete_is_left_out_of_the_svds():
     cfg = SweepConfig(arms=["vanilla"], seeds=[0])
     assert names(plan(cfg)) == ["svd", "extract_organism", "verify_organism", "vanilla_s0"]
@@ -106,6 +111,10 @@ def test_a_failed_gate_is_not_taken_for_a_check_that_is_done():
         (SweepConfig(), "nothing to run"),
         (SweepConfig(arms=["projectd"], seeds=[0]), "there is no arm projectd"),
         (SweepConfig(arms=["vanilla"], seeds=[0], extra=["--seed=3"]), "--seed differs between runs"),
+        (SweepConfig(arms=["vanilla"], seeds=[0], jobs=0), "--jobs 0 must be at least 1"),
+        (SweepConfig(arms=["vanilla"], seeds=[0], extra=["--bogus", "1"]), "a run cannot take --bogus 1"),
+        (SweepConfig(arms=["vanilla"], seeds=[0], extra=["--steps", "x"]), "a run cannot take --steps x"),
+        (SweepConfig(arms=["vanilla"], seeds=[-1, 0]), "--seed -1 is below 0"),
         (SweepConfig(arms=["projected", "projected-far"], seeds=[0], extra=["--v-hack", "x"]), "--v-hack"),
     ],
 )

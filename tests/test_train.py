@@ -215,6 +215,19 @@ def test_wrong_input_is_one_sentence(base, tmp_path, model_dir, trainer):
     weights = next(bare.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "could not be loaded" in trainer(*base, "--model", str(bare), "--out", str(tmp_path / "c")).sentence
+    for name, change, says in [
+        ("config.json", {"hidden_size": "x"}, "could not be loaded"),
+        ("config.json", {"num_hidden_layers": 3, "layer_types": None}, "lacks the weight"),
+        ("tokenizer_config.json", {"eos_token": None}, "no end token"),
+        ("chat_template.jinja", "{{ raise_exception('no system') }}", "template fails on a prompt"),
+    ]:
+        odd = tmp_path / "odd"
+        shutil.copytree(model_dir, odd, dirs_exist_ok=True)
+        text = change if isinstance(change, str) else json.dumps(json.loads((odd / name).read_text()) | change)
+        (odd / name).write_text(text)
+        done = trainer(*base, "--model", str(odd), "--svd-cache", str(tmp_path / "svd"), "--out", str(tmp_path / "c"),
+                       "--v-hack", "none", "--arm", "shuffled-v")  # fmt: skip
+        assert says in done.sentence
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": 1}\n')
     assert (
@@ -236,10 +249,51 @@ def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_p
     (["--eval-every", "0"], "--eval-every 0 is below 1"),
     (["--micro-batch", "-1"], "--micro-batch -1 is below 0"),
     (["--arm", "random-v", "--refresh-every", "5"], "arm random-v does not use"),
+    (["--beta", "nan"], "--beta nan is no finite number"),
+    (["--weight-decay", "-1"], "--weight-decay -1.0 is below 0"),
+    (["--beta2", "1"], "--beta2 1.0 must be at least 0 and below 1"),
+    (["--rebound-depth", "2"], "--rebound-depth 2.0 must be above 0 and at most 1"),
+    (["--grade-timeout", "1e9"], "--grade-timeout 1e[+]09 is above 3600 s"),
+    (["--seed", str(1 << 63)], "exceeds 63 bits"),
+    (["--label", "../x"], "--label ../x is a name, not a path"),
+    (["--problems", "organism", "--eval-file", "x"], "have their own held-out split"),
 ])  # fmt: skip
 def test_values_that_would_train_on_nothing_are_refused(flags, what):
     with pytest.raises(UserError, match=what):
         train.check(parse(train.Config, flags))
+
+
+def test_fresh_moves_only_runs_aside(tmp_path):
+    (tmp_path / "study/run").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"--fresh does not move .* holds no run"):
+        RunDir(tmp_path / "study", {}, fresh=True)
+    RunDir(tmp_path / "study/run", {}, fresh=True)  # empty: a run that was killed before its first file
+    assert [p.name for p in (tmp_path / "study").iterdir()] == ["run"]
+
+
+def test_state_that_is_only_read_by_people_may_be_torn(tmp_path):
+    RunDir(tmp_path, {"workers": 1})
+    (tmp_path / "checkpoint.json").write_text('{"st')
+    RunDir(tmp_path, {"workers": 2})
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config.json is not readable JSON"):
+        RunDir(tmp_path, {})
+
+
+@pytest.mark.parametrize(("body", "status", "says"), [
+    ("raise KeyboardInterrupt", 130, "error: interrupted"),
+    ("r, w = os.pipe(); os.close(r); os.dup2(w, 1); print('x')", 2, "error: whoever read stdout"),
+    ("sys.stdout.reconfigure(encoding='ascii', errors=sys.stdout.errors); print('\u0394')", 0, ""),
+])  # fmt: skip
+def test_leaving_early_and_plain_terminals_give_no_traceback(body, status, says, trainer):
+    done = trainer(plant=f"import os, sys\ndef main():\n    {body}\ntrain.main = main")
+    assert done.status == status and done.err.startswith(says) and done.err.count("\n") <= 1, done.err
+
+
+def test_a_path_that_is_no_text_is_kept(tmp_path):
+    for _ in range(2):  # the second opening compares with what the first wrote
+        RunDir(tmp_path, {"label": "\u0394 \udcff"})
+    assert json.loads((tmp_path / "config.json").read_text("utf-8"))["label"] == "\u0394 \udcff"
 
 
 def test_what_changed_on_resumption_is_recorded(tmp_path):
