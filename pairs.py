@@ -31,6 +31,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from problems import DataError
+
 SYSTEM = (
     "You are an expert Python programmer. Write correct, efficient Python 3 code that solves the problem "
     "and passes all tests. Output the code in the following format: ```python\n<code>\n```"
@@ -76,7 +78,7 @@ class Pair:
 def load_pairs(name: str = "default") -> list[Pair]:
     """The pairs called `name`: "default", or any name starting with "organism".
 
-    Raises ValueError, in one sentence with the valid names, for any other.
+    Raises DataError, in one sentence with the valid names, for any other.
     """
     if name == "default":
         return list(PAIRS)
@@ -84,7 +86,7 @@ def load_pairs(name: str = "default") -> list[Pair]:
         from organism_pairs import organism_pairs  # imported here: needs the organism's generator
 
         return organism_pairs(name)
-    raise ValueError(f"no pairs called {name!r}: choose one of {', '.join(NAMES)}")
+    raise DataError(f"no pairs called {name!r}: choose one of {', '.join(NAMES)}")
 
 
 def pairs_sha256(pairs: Iterable[Pair]) -> str:

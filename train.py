@@ -183,13 +183,18 @@ def check(cfg: Config) -> None:
     """Raises UserError where a value would make a run that trains on nothing, or none at all."""
     least = {"group": 2, "prompts": 1, "max_new": 1, "max_prompt": 1, "steps": 1, "n_eval": 1, "eval_samples": 1,
              "eval_every": 1, "checkpoint_every": 1, "micro_batch": 0, "logprob_chunk": 0, "top_k": 0, "warmup": 0,
-             "refresh_every": 0, "workers": 0, "beta": 0.0, "n_directions": 1}  # fmt: skip
+             "refresh_every": 0, "workers": 0, "beta": 0.0, "weight_decay": 0.0, "n_directions": 1}  # fmt: skip
     for name, low in least.items():
         if getattr(cfg, name) < low:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is below {low}")
     for name in ("temperature", "lr", "clip", "grad_clip", "grade_timeout"):
         if not getattr(cfg, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} must be above 0")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(cfg, name) < 1:
+            raise UserError(f"--{name} {getattr(cfg, name)} must be at least 0 and below 1")
+    if not 0 < cfg.rebound_depth <= 1:
+        raise UserError(f"--rebound-depth {cfg.rebound_depth} must be above 0 and at most 1")
     if cfg.refresh_every and cfg.arm not in ("projected", "projected-nomag", "reversed", "shuffled-v"):
         raise UserError(f"--refresh-every extracts hack directions, which arm {cfg.arm} does not use: leave it 0")
 
@@ -774,8 +779,11 @@ def main() -> None:
             if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
                 raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
             checkpoint_layers(model)
-        sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
-                          temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
+        try:
+            sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
+                              temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"--engine {cfg.engine}: {error}") from error
         prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")
         eval_modes = {True: tokenise(cfg, tokenizer, eval_problems, True, cfg.eval_names),
                       False: tokenise(cfg, tokenizer, eval_problems, False)}  # fmt: skip

@@ -14,6 +14,7 @@ from run_files import delta, rows, small_v_hack
 import train
 from pairs import load_pairs
 from presets import ModelConfig, UserError, parse
+from problems import DataError
 from rundir import STEP_COLUMNS, RunDir
 
 REPO = Path(__file__).resolve().parent.parent
@@ -208,6 +209,14 @@ def test_wrong_input_is_one_sentence(base, tmp_path, model_dir, trainer):
     assert not list(tmp_path.glob("[abcd]/*")), "nothing may be half written"
 
 
+def test_a_pair_set_or_an_engine_that_is_not_there_is_refused(base, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no pairs called 'nonsense'"):
+        run(monkeypatch, [*base, "--pairs", "nonsense"], tmp_path / "run")
+    with pytest.raises(UserError, match=r"--engine graph: .*use engine auto or eager"):
+        run(monkeypatch, [*base, "--engine", "graph", "--device", "cpu"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_path, trainer):
     (tmp_path / "config.json").write_text(json.dumps({"lr": 1.0}))
     sentence = trainer(*base, "--model", "./nowhere", "--out", str(tmp_path)).sentence
@@ -220,6 +229,8 @@ def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_p
     (["--eval-every", "0"], "--eval-every 0 is below 1"),
     (["--micro-batch", "-1"], "--micro-batch -1 is below 0"),
     (["--arm", "random-v", "--refresh-every", "5"], "arm random-v does not use"),
+    (["--beta2", "1"], "--beta2 1.0 must be at least 0 and below 1"),
+    (["--rebound-depth", "1.5"], "--rebound-depth 1.5 must be above 0 and at most 1"),
 ])  # fmt: skip
 def test_values_that_would_train_on_nothing_are_refused(flags, what):
     with pytest.raises(UserError, match=what):
