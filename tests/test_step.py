@@ -11,7 +11,7 @@ from run_files import small_v_hack
 
 import train
 from antipasto import wrap
-from pairs import load_pairs
+from pairs import load_pairs, shuffled_labels
 from presets import ModelConfig, gpu_sentence, parse
 from problems import Problem
 from project import random_directions
@@ -213,6 +213,22 @@ def test_an_evaluation_repeats_its_seeds_and_reads_pass_without_write_access(ste
     train.evaluate(run, modes, 25)
     assert [s for _, _, s in seen[:2]] == [s for _, _, s in seen[2:]], "the same noise at every step"
     assert len({s for _, _, seeds in seen[:2] for s in seeds}) == 2 * 2 * 2
+
+
+def test_directions_made_in_a_run_are_of_training_pairs_with_labels_shuffled_by_seed(step, monkeypatch):
+    seen = []
+
+    def recorded(model, tokenizer, adapter, pairs, *_):
+        seen.append(pairs)
+        return {n: torch.ones(2, len(p)) for n, p in adapter.delta().items()}
+
+    monkeypatch.setattr(train, "pair_differences", recorded)
+    pairs = [p for p in load_pairs() if not p.held_out]
+    for arm, refresh in (("projected", True), ("shuffled-v", False), ("shuffled-v", True)):
+        run = step("--arm", arm, "--pairs", "default", "--seed", 3)
+        v, _ = train.hack_directions(run.cfg, run.model, run.tokenizer, run.adapter, refresh)
+        assert all(t.norm().item() == pytest.approx(1.0) for t in v.values())
+    assert seen == [pairs, shuffled_labels(pairs, 3), shuffled_labels(pairs, 3)]
 
 
 class Ready(Exception):
