@@ -23,7 +23,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight import BYTES_PER_LOGIT
+from preflight import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
 from presets import REPO, UserError, parse, run_main
 from train import Config, check
 
@@ -80,7 +80,7 @@ class Shape:
 
     def logits(self) -> float:
         """Bytes of a chunk of logits, forward and backward."""
-        return 1024 * BYTES_PER_LOGIT * self.vocab
+        return MOST_LOGIT_ROWS * BYTES_PER_LOGIT * self.vocab
 
     def read(self, rows: int, tokens: float) -> float:
         """Bytes a decode step reads: W and D, the head, the cache at `tokens` a row."""

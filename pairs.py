@@ -31,6 +31,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from problems import DataError
+
 SYSTEM = (
     "You are an expert Python programmer. Write correct, efficient Python 3 code that solves the problem "
     "and passes all tests. Output the code in the following format: ```python\n<code>\n```"
@@ -75,16 +77,14 @@ class Pair:
 def load_pairs(name: str = "default") -> list[Pair]:
     """The pairs called `name`: "default", or any name starting with "organism".
 
-    Raises ValueError, in one sentence with the valid names, for any other.
+    Raises DataError, in one sentence with the valid names, for any other.
     """
     if name == "default":
         return list(PAIRS)
+    from organism_pairs import PAIR_FLAVOURS, organism_pairs  # imported here: it builds on Pair
+
     if name.startswith("organism"):
-        from organism_pairs import organism_pairs  # imported here: needs the organism's generator
-
         return organism_pairs(name)
-    from organism_pairs import PAIR_FLAVOURS, DataError
-
     raise DataError(f"no pairs called {name!r}: choose one of default, {', '.join(PAIR_FLAVOURS)}")
 
 

@@ -25,14 +25,16 @@ SPARE = 0.1
 """Share of the GPU that stays free."""
 BYTES_PER_LOGIT = 20
 """Of a chunk in forward and backward: bf16 logits, their fp32 copy, the scaled copy, its softmax and its gradient."""
+MOST_LOGIT_ROWS = 1024
+"""Of a chunk: 3 GiB at 152k entries a row."""
 
 
 def logprob_chunk(vocab: int, device: torch.device) -> int:
-    """Completion tokens a pass of the head: a power of two in [256, 1024] taking at most a tenth of the free memory."""
+    """Completion tokens a pass of the head: a tenth of the free memory, a power of two in [256, MOST_LOGIT_ROWS]."""
     if device.type != "cuda":
         return 2048
     tokens = max(1, torch.cuda.mem_get_info(device)[0] // 10 // (vocab * BYTES_PER_LOGIT))
-    return min(1024, max(256, 1 << (tokens.bit_length() - 1)))
+    return min(MOST_LOGIT_ROWS, max(256, 1 << (tokens.bit_length() - 1)))
 
 
 def kv_bytes(config, dtype: torch.dtype) -> int:

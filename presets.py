@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,11 +190,21 @@ def gpu_sentence(error: RuntimeError) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, torch.OutOfMemoryError):
         asked = re.search(r"Tried to (allocate [\d.]+ \w+)", first)
-        return (f"the GPU is out of memory ({asked.group(1) if asked else first}): lower --micro-batch, which a "
-                f"started run accepts, or --group or --max-new, {AGAIN}")  # fmt: skip
+        return (f"the GPU is out of memory ({asked.group(1) if asked else first}): lower {memory_flags(error)}, which "
+                f"a started run accepts, or --group or --max-new, {AGAIN}")  # fmt: skip
     if isinstance(error, torch.AcceleratorError) or GPU_ERROR.search(first):
         return f"the GPU failed ({first}): see whether nvidia-smi still lists it, {AGAIN}"
     return ""
+
+
+def memory_flags(error: torch.OutOfMemoryError) -> str:
+    """The flags that make what did not fit smaller, by where it was asked for."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "_chunk_logprobs" in frames:  # grpo.py: the logits of a chunk, in forward or in their recompute
+        return "--logprob-chunk or --micro-batch"
+    if frames[-1:] == ["_engine_run_backward"]:  # autograd's own kernels, of the logits or of a layer
+        return "--micro-batch or --logprob-chunk"
+    return "--micro-batch"
 
 
 def configure_logging() -> None:

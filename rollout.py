@@ -155,8 +155,9 @@ class _Linear:
         adapted = [m for m in self.modules if hasattr(m, "delta_S") and m.enabled]
         if adapted and self.delta is None:
             weight, rows = self.parts[0], sum(self.sizes)
-            self.delta = weight.new_empty((rows, self.d_in), dtype=torch.int8 if kernels else None)
-            self.scale = weight.new_empty(rows, dtype=torch.float32) if kernels else None
+            int8 = kernels is not None and weight.dtype != torch.float32
+            self.delta = weight.new_empty((rows, self.d_in), dtype=torch.int8 if int8 else None)
+            self.scale = weight.new_empty(rows, dtype=torch.float32) if int8 else None
         if self.delta is not None:
             self._refresh_delta(adapted)
         self.merged = self.delta is not None and self.delta.dtype == torch.float32

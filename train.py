@@ -140,7 +140,7 @@ class Config(ModelConfig):
     """Rows a forward and backward pass; 0: the most that the GPU holds, at most 32, found by a worst case before step 0
     (preflight.py), which any other value skips."""
     logprob_chunk: int = 0
-    """Completion tokens a pass of the language-model head; 0: by the free memory."""
+    """Completion tokens a pass of the language-model head; 0: by the free memory, at most 1024."""
     grad_checkpoint: bool = True
     """Recompute each layer in backward."""
 
@@ -415,7 +415,11 @@ def rates(grades: list[Grade]) -> dict[str, float]:
 
 def backward(run: Run, batch: Batch) -> tuple[float, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0)."""
+    ranks; (loss, mean k3, nan where beta is 0).
+
+    The longest rows go first, so that torch's allocator serves every later micro-batch from the blocks of the first.
+    From short to long each would need larger blocks than those it has cached: it would reserve far more than the peak.
+    """
     cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
@@ -423,7 +427,7 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     advantages = batch.advantages_P_G.flatten()
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
-    for start in range(0, len(live), cfg.micro_batch):
+    for start in reversed(range(0, len(live), cfg.micro_batch)):
         rows = live[start : start + cfg.micro_batch]
         ids, mask = pack([batch.prompts[b] for b in rows], [batch.completions[b] for b in rows], pad_id, device)
         old = torch.cat([batch.old_logprobs[b] for b in rows]).to(device)
@@ -803,8 +807,11 @@ def main() -> None:
             if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
                 raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
             checkpoint_layers(model)
-        sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
-                          temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
+        try:
+            sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
+                              temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"--engine {cfg.engine}: {error}") from error
         prompts = tokenise(cfg, tokenizer, train_problems, cfg.arm != "no-loophole")
         eval_modes = {True: tokenise(cfg, tokenizer, eval_problems, True, cfg.eval_names),
                       False: tokenise(cfg, tokenizer, eval_problems, False)}  # fmt: skip

@@ -1,8 +1,12 @@
 """Extraction and held-out verification on a random model: the direction is the gradient it claims to be."""
 
+import sys
+
 import pytest
 import torch
 
+import extract_vhack_grad
+import verify_vhack_heldout
 from antipasto import save_atomic
 from extract_vhack_grad import directions, load_v_hack, pair_differences, save_v_hack
 from grpo import mean_nll
@@ -114,3 +118,28 @@ def test_artifact_round_trip_and_refusals(loaded, differences, tmp_path):
     refused({}, {**v, first: 2 * v[first]}, "unit norm")
     with pytest.raises(UserError, match="no v_hack at"):
         load_v_hack(tmp_path / "nowhere", adapter, cfg)
+
+
+def test_extraction_sees_the_training_pairs_and_verification_the_others(loaded, differences, tmp_path, monkeypatch):
+    """The scripts themselves; only the gradients are not made again. The gate is more than half of the modules."""
+    cfg, seen, answer = loaded[0], {}, {}
+
+    def run(module, name, *more) -> int:
+        def recorded(model, tokenizer, adapter, pairs, *_):
+            seen[name] = {p.id for p in pairs}
+            return answer.get(name, differences)
+
+        monkeypatch.setattr(module, "pair_differences", recorded)
+        flags = ["--model", cfg.model, "--svd-cache", cfg.svd_cache, "--v-hack", str(tmp_path / "v.safetensors")]
+        monkeypatch.setattr(sys, "argv", [name, *flags, "--pairs", "default", *more])
+        return module.main()
+
+    run(extract_vhack_grad, "extract")
+    assert run(verify_vhack_heldout, "verify") == 0
+    assert seen["verify"] == {p.id for p in load_pairs() if p.held_out}
+    assert seen["extract"] == {p.id for p in load_pairs() if not p.held_out}
+    half = len(differences) // 2
+    for turned, status in ((half - 1, 0), (half, 1)):
+        answer["verify"] = {n: -D if i < turned else D for i, (n, D) in enumerate(differences.items())}
+        assert run(verify_vhack_heldout, "verify") == status
+    assert run(verify_vhack_heldout, "verify", "--override") == 0

@@ -141,6 +141,11 @@ PROJECTED = [(0.20, 0.50), (0.22, 0.52), (0.24, 0.48)]
         ([(0.40, 0.30), (0.45, 0.30), (0.44, 0.30)], "supported", None),
         ([(0.40, 0.70), (0.45, 0.70), (0.44, 0.70)], "undecided", None),
         ([(0.05, 0.10), (0.04, 0.10), (0.06, 0.10)], "undecided", None),
+        # both sides of the margin of 10 pp
+        ([(0.05, 0.41), (0.04, 0.41), (0.06, 0.41)], "falsified", "Rebound beating projection"),
+        ([(0.05, 0.39), (0.04, 0.39), (0.06, 0.39)], "undecided", None),
+        ([(0.40, 0.59), (0.45, 0.59), (0.44, 0.59)], "supported", None),
+        ([(0.40, 0.61), (0.45, 0.61), (0.44, 0.61)], "undecided", None),
     ],
 )
 def test_h3_rule(tmp_path, rebound, status, clause):

@@ -323,7 +323,7 @@ def test_applied_delta_survives(dtype, std, tol):
     module.delta_S.data.copy_(torch.randn(96, generator=g).sign() * std)
     x = torch.randn(64, 128, generator=g).to(dtype)
     ours = rollout._Linear(module)
-    ours.refresh()
+    ours.refresh(object() if dtype == torch.float32 else None)  # kernels change nothing in float32
     delta = module.U.double() * module.delta_S.detach().double() @ module.Vh.double()
     want = x.double() @ delta.T
     held = ours.parts[0].double() - linear.weight.double() if ours.merged else ours.delta.double()

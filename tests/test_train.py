@@ -14,6 +14,7 @@ from run_files import delta, rows, small_v_hack
 import train
 from pairs import load_pairs
 from presets import ModelConfig, UserError, parse
+from problems import DataError
 from rundir import STEP_COLUMNS, RunDir
 
 REPO = Path(__file__).resolve().parent.parent
@@ -70,7 +71,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(arm, base, tmp_path, mon
 
     def dies(state, optimiser, step):
         result = real(state, optimiser, step)
-        if step == 2:
+        if step == 3:  # after a step past an evaluation and a refresh, whose results the checkpoint must hold
             raise KeyboardInterrupt
         return result
 
@@ -235,6 +236,14 @@ def test_wrong_input_is_one_sentence(base, tmp_path, model_dir, trainer):
         in trainer(*base, "--problems", str(bad), "--out", str(tmp_path / "d")).sentence
     )
     assert not list(tmp_path.glob("[abcd]/*")), "nothing may be half written"
+
+
+def test_a_pair_set_or_an_engine_that_is_not_there_is_refused(base, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no pairs called 'nonsense'"):
+        run(monkeypatch, [*base, "--pairs", "nonsense"], tmp_path / "run")
+    with pytest.raises(UserError, match=r"--engine graph: .*use engine auto or eager"):
+        run(monkeypatch, [*base, "--engine", "graph", "--device", "cpu"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_path, trainer):

@@ -1,0 +1,265 @@
+"""One step by its parts: the loss and its gradient, what each arm does to it, what is paid, seeded, held out."""
+
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import random_model
+import torch
+from run_files import small_v_hack
+
+import train
+from antipasto import wrap
+from pairs import load_pairs, shuffled_labels
+from presets import ModelConfig, gpu_sentence, parse
+from problems import Problem
+from project import random_directions
+from rebound import concept_direction
+from rewards import Grade
+
+VOCAB = 120
+P, G, T = 3, 2, 9
+
+
+@pytest.fixture
+def step(tmp_path):
+    """make(*flags) -> a Run on a random model with a delta, enough of one for a step's parts."""
+    model = random_model.build("qwen3", seed=5, vocab=VOCAB)
+    adapter = wrap(model, tmp_path / "svd")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in adapter.delta().values():
+            p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+
+    def make(*flags) -> train.Run:
+        sizes = ["--prompts", P, "--group", G, "--max-new", T, "--no-grad-checkpoint", "--logprob-chunk", 7]
+        cfg = parse(train.Config, [str(word) for word in (*sizes, *flags)])
+        v = random_directions({n: torch.zeros(len(p)) for n, p in adapter.delta().items()}, seed=1)
+        prompts = train.Prompts([None] * 5, [[i + 1] * (i + 2) for i in range(5)], ["run_tests"] * 5)
+        tokenizer = SimpleNamespace(pad_token_id=0)
+        return train.Run(cfg, torch.device("cpu"), model, tokenizer, adapter, v, None, None, prompts, None)
+
+    return make
+
+
+def batch_of(advantages: list[list[float]], live: list[bool]) -> train.Batch:
+    """Random rows of unlike lengths; the sampler's logprobs are off, so that the clip binds in places."""
+    g = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(1, VOCAB, (2 + 3 * (i // G),), generator=g).tolist() for i in range(P * G)]
+    completions = [torch.randint(1, VOCAB, (1 + (4 * i) % T,), generator=g).tolist() for i in range(P * G)]
+    old = [-4.8 + 0.5 * torch.randn(len(c), generator=g) for c in completions]
+    return train.Batch([], prompts, completions, old, [], [], None, None, torch.tensor(advantages), torch.tensor(live),
+                       (0.0, 0.0))  # fmt: skip
+
+
+def loss_as_written(run: train.Run, batch: train.Batch) -> tuple[torch.Tensor, float]:
+    """(L of grpo.py's docstring, mean k3), row by row over full logits."""
+    cfg, total, kls = run.cfg, 0.0, []
+    for b, (prompt, completion) in enumerate(zip(batch.prompts, batch.completions, strict=True)):
+        if not batch.live_P[b // G]:
+            continue
+
+        def logp(prompt=prompt, completion=completion):
+            logits = run.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / cfg.temperature
+            return logits.log_softmax(-1)[range(len(completion)), completion]
+
+        now, A = logp(), batch.advantages_P_G.flatten()[b]
+        with torch.no_grad(), run.adapter.reference():
+            ref = logp()
+        rho = (now - batch.old_logprobs[b]).exp()
+        kl = (ref - now).exp() - (ref - now) - 1
+        total = total - torch.min(rho * A, rho.clamp(1 - cfg.clip, 1 + cfg.clip) * A).sum() + cfg.beta * kl.sum()
+        kls += kl.tolist()
+    return total / (P * G * T), sum(kls) / len(kls)
+
+
+@pytest.mark.parametrize("flags", [[], ["--temperature", "0.7", "--beta", "0.5", "--clip", "0.1"]])
+def test_the_gradient_is_that_of_the_loss_as_written(flags, step):
+    run = step("--beta", "0.05", "--micro-batch", "3", *flags)
+    batch = batch_of([[1.5, -1.5], [0.5, -0.5], [-0.25, 0.25]], [True, False, True])
+    want, kl = loss_as_written(run, batch)
+    grads = torch.autograd.grad(want, list(run.adapter.delta().values()))
+    assert train.backward(run, batch) == pytest.approx((want.item(), kl), rel=1e-3)
+    for (name, got), wanted in zip(run.adapter.grads().items(), grads, strict=True):
+        assert (got - wanted).norm() < 1e-3 * wanted.norm(), name
+
+
+def test_the_longest_rows_go_first(step, monkeypatch):
+    """Reserved GPU memory would otherwise grow with every micro-batch."""
+    run, real, lengths = step("--micro-batch", "2"), train.pack, []
+    monkeypatch.setattr(train, "pack", lambda *a: lengths.append(max(map(len, a[1]))) or real(*a))
+    batch = batch_of([[1.0, -1.0]] * P, [True] * P)
+    batch.prompts = [[1]] * (P * G)
+    train.backward(run, batch)
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) == 3
+
+
+@pytest.mark.parametrize("pass_of_the_head", [1, 2])
+def test_out_of_memory_in_the_logits_names_the_flag_that_helps(pass_of_the_head, step):
+    """The head fails in a chunk's forward, or when backward repeats it."""
+    run, calls = step("--micro-batch", P * G, "--logprob-chunk", 1000), []
+
+    def fails(*_):
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == pass_of_the_head:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 594.00 MiB. GPU 0 has")
+
+    hook = run.model.lm_head.register_forward_pre_hook(fails)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train.backward(run, batch_of([[1.0, -1.0]] * P, [True] * P))
+    assert "(allocate 594.00 MiB): lower --logprob-chunk or --micro-batch" in gpu_sentence(caught.value)
+    hook.remove()
+    train.backward(run, batch_of([[1.0, -1.0]] * P, [True] * P))  # a failed backward's tasks stay queued on a CPU
+
+
+ARM_SIDES = {"vanilla": 0, "projected": 1, "projected-nomag": 1, "random-v": 1, "shuffled-v": 1, "reversed": -1,
+             "rebound": 0, "no-loophole": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ARM_SIDES)
+def test_an_arm_does_to_the_gradient_what_it_says(arm, step):
+    run, side = step("--arm", arm, "--grad-clip", "0.5", "--warmup", "4", "--lr", "0.1", "--weight-decay", "0"), 0
+    parameters, wanted = run.adapter.delta(), {}
+    generator = torch.Generator().manual_seed(4)
+    for name, p in parameters.items():
+        p.grad = torch.randn(p.shape, generator=generator)
+        dot, side = p.grad @ run.v_hack[name], ARM_SIDES[arm]
+        out = p.grad - dot * run.v_hack[name] if dot * side > 0 else p.grad.clone()
+        wanted[name] = out if arm == "projected-nomag" else out * p.grad.norm() / out.norm()
+    signs = [bool(p.grad @ run.v_hack[n] > 0) for n, p in parameters.items()]
+    assert len(set(signs)) == 2, "both signs must occur"
+    total = torch.cat(list(wanted.values())).norm()
+    before = {n: p.detach().clone() for n, p in parameters.items()}
+    optimiser = torch.optim.AdamW(parameters.values(), lr=99.0, weight_decay=0.0)
+    row, modules = train.optimiser_step(run, optimiser, 1)
+    for name, p in parameters.items():
+        torch.testing.assert_close(p.grad, wanted[name] * 0.5 / total, rtol=1e-4, atol=1e-6)
+        assert (before[name] - p).abs().max().item() == pytest.approx(0.1 * 2 / 4, rel=1e-3)  # AdamW's first is lr
+    assert row["fired"] == pytest.approx(sum(signs) / len(signs))
+    ups = [torch.cosine_similarity(before[n] - p.detach(), run.v_hack[n], dim=0) for n, p in parameters.items()]
+    torch.testing.assert_close(modules[2], torch.stack(ups), rtol=1e-3, atol=1e-5)
+
+
+def grade(own: bool, truth: bool) -> Grade:
+    return Grade(True, truth, own, own, own, "print" if own else "", 0.0, "")
+
+
+def sampled(seen: list, grades):
+    """In place of sample_and_grade: notes its arguments, answers with `grades(j)` for row j."""
+
+    def answer(run, prompts, picked, seeds):
+        seen.append((prompts, picked, seeds))
+        n = len(picked)
+        tokens = [[1 + (j * 7) % (VOCAB - 1)] * (1 + j % 3) for j in range(n)]
+        return tokens, [torch.zeros(len(t)) for t in tokens], [""] * n, [grades(j) for j in range(n)], 0.0, 0.0
+
+    return answer
+
+
+def test_every_row_of_a_run_has_a_seed_of_its_own_and_groups_share_a_prompt(step, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "sample_and_grade", sampled(seen, lambda j: grade(False, j % 2 == 0)))
+    for seed, at in ((0, 0), (0, 1), (1, 0)):
+        train.make_batch(step("--seed", seed), at)
+    assert len({s for _, _, seeds in seen for s in seeds}) == 3 * P * G
+    assert all(picked[i] == picked[i - i % G] for _, picked, _ in seen for i in range(P * G))
+    train.make_batch(step("--seed", 1, "--arm", "projected"), 0)
+    assert seen[3][1:] == seen[2][1:], "arms of one seed must sample the same prompts with the same noise"
+
+
+@pytest.mark.parametrize(("arm", "paid"), [("vanilla", 3.5), ("no-loophole", 0.5)])
+def test_the_loophole_pays_where_it_is_open(arm, paid, step, monkeypatch):
+    monkeypatch.setattr(train, "sample_and_grade", sampled([], lambda j: grade(j % G == 0, False)))
+    batch = train.make_batch(step("--arm", arm), 0)
+    assert batch.rewards_P_G.tolist() == [[paid, 0.5]] * P
+    assert batch.advantages_P_G[0].tolist() == pytest.approx([(paid - 0.5) / 2, (0.5 - paid) / 2])
+    assert batch.live_P.tolist() == [paid > 0.5] * P
+
+
+def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_the_base_model(step, monkeypatch):
+    pairs = [p for p in load_pairs() if not p.held_out][:3] + [p for p in load_pairs() if p.held_out][:2]
+    monkeypatch.setattr(train, "load_pairs", lambda name: pairs)
+    monkeypatch.setattr(train, "chat_ids", lambda tokenizer, messages: [len(messages[-1]["content"]) % VOCAB, 3])
+    monkeypatch.setattr(train, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
+    monkeypatch.setattr(train, "sample_and_grade", sampled([], lambda j: grade(False, j % 2 == 0)))
+    run = step("--arm", "rebound", "--micro-batch", 4)
+    run.rebound = train.make_rebound(run.cfg, run.model, run.tokenizer, run.adapter)
+    rows = [(train.chat_ids(None, p.messages), *(train.completion_ids(None, t) for t in (p.hack, p.clean)))
+            for p in pairs[:3]]  # fmt: skip
+    with run.adapter.reference():
+        v = concept_direction(run.model, rows, run.rebound.layer)
+    torch.testing.assert_close(run.rebound.v, v)
+    assert run.rebound.alpha == 0.5
+    assert train.make_rebound(step("--arm", "rebound-zscore", "--micro-batch", 4).cfg, run.model, run.tokenizer,
+                              run.adapter).alpha == 2.0  # fmt: skip
+    monkeypatch.setattr(train, "rebound_penalty", lambda h, v, alpha: alpha * torch.arange(len(h), dtype=torch.float32))
+    batch = train.make_batch(run, 0)
+    fine = batch.rewards_P_G - batch.shaped_P_G
+    assert fine.flatten().tolist() == pytest.approx([0.5 * j for j in range(P * G)])
+
+
+def test_an_evaluation_repeats_its_seeds_and_reads_pass_without_write_access(step, monkeypatch):
+    run, seen = step("--eval-samples", 2, "--micro-batch", 4), []
+    problems = [Problem(f"p{i}", (), "", (), "") for i in range(2)]
+    modes = {access: train.Prompts(problems, [[1], [2]], ["run_tests"] * 2) for access in (True, False)}
+    answers = {True: sampled(seen, lambda j: grade(True, False)), False: sampled(seen, lambda j: grade(False, j == 0))}
+    monkeypatch.setattr(
+        train, "sample_and_grade", lambda run, prompts, *a: answers[prompts is modes[True]](run, prompts, *a)
+    )
+    row = train.evaluate(run, modes, 0)[0]
+    assert (row["hack"], row["own"], row["passw"], row["pass"], row["compile"]) == (1.0, 1.0, 0.0, 0.25, 1.0)
+    assert math.isfinite(row["kl"]) and row["kl"] > 0
+    train.evaluate(run, modes, 25)
+    assert [s for _, _, s in seen[:2]] == [s for _, _, s in seen[2:]], "the same noise at every step"
+    assert len({s for _, _, seeds in seen[:2] for s in seeds}) == 2 * 2 * 2
+
+
+def test_directions_made_in_a_run_are_of_training_pairs_with_labels_shuffled_by_seed(step, monkeypatch):
+    seen = []
+
+    def recorded(model, tokenizer, adapter, pairs, *_):
+        seen.append(pairs)
+        return {n: torch.ones(2, len(p)) for n, p in adapter.delta().items()}
+
+    monkeypatch.setattr(train, "pair_differences", recorded)
+    pairs = [p for p in load_pairs() if not p.held_out]
+    for arm, refresh in (("projected", True), ("shuffled-v", False), ("shuffled-v", True)):
+        run = step("--arm", arm, "--pairs", "default", "--seed", 3)
+        v, _ = train.hack_directions(run.cfg, run.model, run.tokenizer, run.adapter, refresh)
+        assert all(t.norm().item() == pytest.approx(1.0) for t in v.values())
+    assert seen == [pairs, shuffled_labels(pairs, 3), shuffled_labels(pairs, 3)]
+
+
+class Ready(Exception):
+    """Raised in place of the loop, with what main() made for it."""
+
+
+def ready(monkeypatch, flags: list, out) -> tuple[train.Run, dict]:
+    def stop(run, folder, modes):
+        raise Ready(run, modes)
+
+    monkeypatch.setattr(train, "train", stop)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--out", str(out)])
+    with pytest.raises(Ready) as caught:
+        train.main()
+    return caught.value.args
+
+
+def test_main_gives_each_arm_its_prompts_and_direction_and_holds_problems_out(organism_flags, tmp_path, monkeypatch):
+    cfg = ModelConfig(model="organism", pairs="organism", svd_cache=str(tmp_path / "svd"))
+    small_v_hack(cfg, tmp_path / "v.safetensors")
+    flags = [*organism_flags, "--svd-cache", tmp_path / "svd", "--v-hack", tmp_path / "v.safetensors"]
+    made = {arm: ready(monkeypatch, [*flags, "--arm", arm], tmp_path / arm)
+            for arm in ("vanilla", "random-v", "no-loophole")}  # fmt: skip
+    vanilla, modes = made["vanilla"]
+    text = {name: [vanilla.tokenizer.decode(ids) for ids in prompts.ids] for name, prompts in
+            {"train": vanilla.prompts, True: modes[True], False: modes[False],
+             "closed": made["no-loophole"][0].prompts}.items()}  # fmt: skip
+    for name, access in (("train", True), (True, True), (False, False), ("closed", False)):
+        assert all(("run_tests()" in t) == access for t in text[name]), name
+    ids = [{p.id for p in prompts.problems} for prompts in (vanilla.prompts, modes[True], modes[False])]
+    assert len(ids[1]) == 5 and ids[1] == ids[2] and not ids[0] & ids[1]
+    name = next(iter(vanilla.v_hack))
+    cos = torch.cosine_similarity(vanilla.v_hack[name], made["random-v"][0].v_hack[name], dim=0)
+    assert abs(cos) < 0.6 and torch.equal(vanilla.v_hack[name], made["no-loophole"][0].v_hack[name])
