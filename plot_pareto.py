@@ -379,7 +379,8 @@ def plot_pareto(used: list[V.Run], rows: list[dict], out: Path) -> bool:
     right = max([V.pp(V.final_rate(run, "hack")) for run in used] + [5]) * 1.06
     top = max([V.pp(V.final_rate(run, "pass")) for run in used] + [5]) * 1.2
     points = {row["arm"]: (row["hack"].mean, row["pass"].mean) for row in rows}
-    xs, ys = ([points[arm][i] for arm in pareto_front(points)] for i in (0, 1))
+    remedies = {arm: point for arm, point in points.items() if arm != "no-loophole"}  # which has nothing to remedy
+    xs, ys = ([points[arm][i] for arm in pareto_front(remedies or points)] for i in (0, 1))
     ax.step([xs[0], *xs, right], [0, *ys, ys[-1]], where="post", color="0.45", lw=1.2, ls=(0, (5, 2)), zorder=1,
             label="Pareto frontier of means")  # fmt: skip
     ax.set(xlabel="strict hack rate, % (with write access)", ylabel="pass rate, % (no write access)",
@@ -886,7 +887,7 @@ def report_md(cfg, runs, used, left_out, verdicts, rows, flavours, heldout, have
     arms = ", ".join(f"{r['arm']} (n={r['n']})" for r in rows) or "none"
     captions = {
         "pareto": "Final evaluation. Small: one run; large: mean over seeds with SEM bars. Dashed: Pareto frontier of "
-        "the means (fewer hacks, more passes).",
+        "the means (fewer hacks, more passes), no-loophole left out.",
         "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes.",
         "flavours": "Attempts by flavour among the evaluation completions sampled in rollouts.jsonl (with write "
         "access, seeds pooled); black dashes: strict hacks of the same sample.",
