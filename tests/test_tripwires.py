@@ -35,7 +35,7 @@ def evidence(run: Path) -> tuple[dict, list[dict]]:
 
 
 def test_the_defaults_stop_no_run_of_the_study():
-    assert len(STUDY) == 50
+    assert len(STUDY) == 60
     for path in STUDY:
         watch, evals = Watch(0.2, 5.0, {}), {row["step"]: row for row in table(path.with_name("evals.tsv"))}
         for row in [*table(path), {"step": 100}]:
