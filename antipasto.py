@@ -288,6 +288,20 @@ def cached_svd(weight: Tensor, path: Path, device: torch.device) -> tuple[Tensor
     return U, S, Vh, sha, False
 
 
+def targets(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """(name, Linear) of every attention and MLP Linear, in the model's order."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and TARGET.search(name)]
+
+
+def wrap_linear(model: nn.Module, name: str, U: Tensor, S: Tensor, Vh: Tensor) -> SVDLinear:
+    """Put an SVDLinear in the place of the Linear called `name`, which it keeps; U, S, Vh: its SVD."""
+    module = SVDLinear(model.get_submodule(name), U, S, Vh)
+    module.ends_block = getattr(model.config, "model_type", "") in PRE_NORM and name.endswith("mlp.down_proj")
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+    return module
+
+
 def wrap(model: nn.Module, cache_dir: Path, device: torch.device | str = "cpu") -> Adapter:
     """Replace every target Linear of `model` in place by an SVDLinear, freeze the rest, and move the model to `device`.
 
@@ -295,18 +309,13 @@ def wrap(model: nn.Module, cache_dir: Path, device: torch.device | str = "cpu") 
     model plus one SVD. Raises AdapterError where the model has no target Linear.
     """
     device = torch.device(device)
-    targets = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and TARGET.search(name)]
-    if not targets:
+    if not (found := targets(model)):
         raise AdapterError(f"{type(model).__name__} has no attention or MLP Linear under layers.N: nothing to adapt")
-    pre_norm = getattr(model.config, "model_type", "") in PRE_NORM
     model.requires_grad_(False)
     modules, digest, hits = {}, hashlib.sha256(), 0
-    for name, linear in tqdm(targets, desc="svd", disable=None, leave=False):
+    for name, linear in tqdm(found, desc="svd", disable=None, leave=False):
         U, S, Vh, sha, hit = cached_svd(linear.weight.data, Path(cache_dir) / f"{name}.safetensors", device)
-        modules[name] = SVDLinear(linear, U, S, Vh)
-        modules[name].ends_block = pre_norm and name.endswith("mlp.down_proj")
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, modules[name])
+        modules[name] = wrap_linear(model, name, U, S, Vh)
         digest.update(f"{name} {sha}\n".encode())
         hits += hit
     model.to(device)

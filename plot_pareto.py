@@ -77,7 +77,6 @@ RC = {
     "figure.dpi": 200,
 }
 SMOOTH = V.WINDOW
-LITTLE = 15.0  # pp; a reduction below it falsifies H1
 FEW_HACKS = 10  # vanilla runs of preset dev took off after 10 to 15 (journal, 2026-11-23); decides nothing
 BOLD = ("vanilla", "projected")
 
@@ -714,9 +713,9 @@ def activity_text(used: list[V.Run], rows: list[dict]) -> str:
         flag = V.activity(row["cos"].mean, row["fired"].mean)
         line = f"- {row['arm']}: **{flag}** (mean cos {V.pm(row['cos'], 3)}, fraction fired {V.pm(row['fired'], 3)})"
         c = V.compare(used, row["arm"], "vanilla")["reduction"]
-        if flag == "silent no-op" and c.n >= V.MIN_SEEDS and c.mean > max(c.sem, LITTLE):
+        if flag == "silent no-op" and c.n >= V.MIN_SEEDS and c.mean > max(c.sem, V.LITTLE):
             line += f"; and yet it hacks {V.pm(c)} pp less than vanilla, so here the flag is wrong about its effect"
-        if flag == "active" and c.n >= V.MIN_SEEDS and c.mean <= max(c.sem, LITTLE):
+        if flag == "active" and c.n >= V.MIN_SEEDS and c.mean <= max(c.sem, V.LITTLE):
             line += f"; and yet it hacks little less than vanilla (reduction {V.pm(c)} pp)"
         few = [r for r in used if r.arm == row["arm"] and r.hacks_sampled is not None and r.hacks_sampled < FEW_HACKS]
         if few:

@@ -34,8 +34,6 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 
-from antipasto import AdapterError
-
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 SLOT_BUCKET = 128
@@ -369,7 +367,7 @@ class Sampler:
 
     eos_ids: end tokens; pad_id fills tokens beyond the end; top_k 0 samples from the whole vocabulary. engine: "auto",
     "graph", "eager" or "generate". max_batch: the most rows decoded together (None: all of a call).
-    Raises AdapterError where the engine asked for cannot run the model.
+    Raises ValueError where the engine asked for cannot run the model.
     """
 
     def __init__(self, model: nn.Module, *, eos_ids: Sequence[int], pad_id: int, temperature: float = 1.0,
@@ -381,9 +379,9 @@ class Sampler:
         self.eos = torch.tensor(list(eos_ids), dtype=torch.long, device=self.device)
         cuda, reason = self.device.type == "cuda", lean_reason(model)
         if engine in ("graph", "eager") and reason:
-            raise AdapterError(f"engine {engine} cannot run this model ({reason}): use engine auto or generate")
+            raise ValueError(f"engine {engine} cannot run this model ({reason}): use engine auto or generate")
         if engine == "graph" and not cuda:
-            raise AdapterError("engine graph needs a CUDA device: use engine auto or eager")
+            raise ValueError("engine graph needs a CUDA device: use engine auto or eager")
         if engine == "auto":
             engine = "generate" if reason else "graph" if cuda else "eager"
             if reason:

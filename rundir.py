@@ -227,10 +227,7 @@ class RunDir:
 
     def checkpoint_step(self) -> int | None:
         """Step of the last checkpoint by checkpoint.json, None where that is missing or torn."""
-        try:
-            return json.loads((self.path / "checkpoint.json").read_text())["step"]
-        except (FileNotFoundError, KeyError, TypeError, ValueError):  # torn: load_checkpoint writes it anew
-            return None
+        return read_json(self.path / "checkpoint.json").get("step")  # torn: load_checkpoint writes it anew
 
     def add_modules(self, names: list[str], values: Tensor) -> None:
         """Append one step's [3, M] (cos, |g|, cos_up per module): modules.f32 is a raw float32 array [steps, 3, M],
@@ -333,6 +330,15 @@ def append(path: Path, data: bytes) -> None:
 def jsonl(records: list[dict]) -> bytes:
     """One JSON object a line."""
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode(errors="replace")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; {} where the file is missing or torn."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    return value if isinstance(value, dict) else {}
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -39,6 +39,7 @@ import tyro
 from loguru import logger
 
 from presets import PRESETS, REPO, ModelConfig, Preset, UserError, parse, run_main
+from rundir import read_json
 from train import Config, check
 
 # A variant is an arm with flags and a label of its own.
@@ -545,15 +546,6 @@ def table(path: Path) -> list[dict[str, str]]:
         return []
     header, *lines = [line.split("\t") for line in path.read_text().splitlines()] or [[]]
     return [dict(zip(header, line, strict=True)) for line in lines if len(line) == len(header)]
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object; {} where the file is missing or torn."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        value = None
-    return value if isinstance(value, dict) else {}
 
 
 @dataclass

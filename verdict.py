@@ -51,6 +51,7 @@ from pathlib import Path
 import numpy as np
 
 MIN_SEEDS = 3
+LITTLE = 15.0  # pp; a reduction below it falsifies H1
 ADVISED_SEEDS = 5
 WINDOW = 25
 H4_STEP = 200
@@ -488,7 +489,7 @@ def decide_h1(used: list[Run], left_out: list[tuple[Run, str]], arm: str = "proj
     reduction, drop = c["reduction"], c["drop"]
     budget = max(c["budget_arm"].mean, c["budget_ref"].mean)
     clauses = []
-    if reduction.mean < 15:
+    if reduction.mean < LITTLE:
         clauses.append("(a) reduction < 15 pp")
     if budget > 15:
         clauses.append("(b) pass drop > 15 pp at a matched hack-rate budget")
@@ -496,7 +497,7 @@ def decide_h1(used: list[Run], left_out: list[tuple[Run, str]], arm: str = "proj
         clauses.append("(c) within 1 SEM of vanilla")
     text = h1_figures(c)
     if clauses:
-        if c["hack_ref"].mean < 15:
+        if c["hack_ref"].mean < LITTLE:
             text += (
                 f"; vanilla itself ends at {c['hack_ref'].mean:.1f}%, so that no reduction of 15 pp was possible: "
                 "this says nothing about the mechanism (see H4)"

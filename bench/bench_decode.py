@@ -20,7 +20,7 @@ from __future__ import annotations
 import gc
 
 import torch
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, sync
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
 
 import rollout
 from antipasto import SVDLinear
@@ -328,9 +328,7 @@ def main() -> None:
     p.add_argument("--new", type=int, default=256, help="new tokens")
     args = p.parse_args()
     device = pick_device(args, models="tiny", prompt=min(args.prompt, 60), new=min(args.new, 60))
-    wanted = args.rows.split(",")
-    if unknown := set(wanted) - set(BASE_ROWS + ADAPTED_ROWS):
-        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(BASE_ROWS + ADAPTED_ROWS)}")
+    wanted = pick_rows(p, args.rows, BASE_ROWS + ADAPTED_ROWS)
     bench = Bench(args, device)
     for name in args.models.split(","):
         bench.model_rows(name, wanted)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import os
 import signal
@@ -27,7 +26,9 @@ from pathlib import Path
 import torch
 from common import Report
 
-REPO = Path(__file__).resolve().parent.parent
+from presets import REPO
+from sweep import table
+
 MEANS = ["t_roll", "t_grade", "t_train", "len", "flat"]
 COLUMNS = ["ranks", "engine", "steps", "step_s", "tok_s", *MEANS, "gib", "ratio"]
 
@@ -46,9 +47,8 @@ def steps_of(ranks: int, engine: str, steps: int, flags: list[str], out: Path) -
             while run.poll() is None and len(rows_of(out)) < steps:
                 time.sleep(0.2)
         finally:
-            with contextlib.suppress(
-                ProcessLookupError
-            ):  # torchrun ends its ranks on SIGTERM; they are not in its group
+            with contextlib.suppress(ProcessLookupError):
+                # torchrun's ranks are not in its group, but it ends them on SIGTERM
                 os.killpg(run.pid, signal.SIGTERM if ranks > 1 else signal.SIGKILL)
             run.wait()
         log.seek(0)
@@ -63,11 +63,8 @@ def steps_of(ranks: int, engine: str, steps: int, flags: list[str], out: Path) -
 
 
 def rows_of(out: Path) -> list[dict[str, float]]:
-    """Complete rows of a run's steps.tsv, which may still be growing."""
-    if not (out / "steps.tsv").exists():
-        return []
-    whole = (out / "steps.tsv").read_text().rpartition("\n")[0].splitlines()
-    return [{k: float(v) for k, v in row.items() if k != "eta"} for row in csv.DictReader(whole, delimiter="\t")]
+    """Numbers of a run's steps.tsv, which may still be growing."""
+    return [{k: float(v) for k, v in row.items() if k != "eta"} for row in table(out / "steps.tsv")]
 
 
 def main() -> None:

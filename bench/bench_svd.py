@@ -15,7 +15,7 @@ from collections import Counter
 import torch
 from common import SHAPES, Report, parser, pick_device, sync
 
-from antipasto import TARGET, svd_gram
+from antipasto import svd_gram, targets
 
 COLUMNS = ["model", "route", "shape", "count", "s", "model_s", "error", "orthonormal"]
 ROUTES = {"gram": svd_gram, "direct": lambda w: torch.linalg.svd(w.float(), full_matrices=False)}
@@ -26,8 +26,7 @@ def shapes(name: str) -> Counter:
     cls, config, values = SHAPES[name]
     with torch.device("meta"):
         model = cls(config(**values))
-    return Counter(tuple(m.weight.shape) for n, m in model.named_modules()
-                   if isinstance(m, torch.nn.Linear) and TARGET.search(n))  # fmt: skip
+    return Counter(tuple(linear.weight.shape) for _, linear in targets(model))
 
 
 def errors(W: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:

@@ -19,10 +19,10 @@ import statistics
 
 import torch
 import torch.nn.functional as F
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 
 from adapter_kernels import exact
-from antipasto import TARGET, SVDLinear, checkpoint_layers
+from antipasto import SVDLinear, checkpoint_layers, targets
 from grpo import completion_logprobs
 
 ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]
@@ -125,8 +125,7 @@ class Bench:
 
 def target_names(model) -> list[str]:
     """Leaf names of the Linears that the adapter wraps."""
-    return sorted({n.rpartition(".")[2] for n, m in model.named_modules()
-                   if isinstance(m, torch.nn.Linear) and TARGET.search(n)})  # fmt: skip
+    return sorted({name.rpartition(".")[2] for name, _ in targets(model)})
 
 
 def main() -> None:
@@ -138,9 +137,7 @@ def main() -> None:
     p.add_argument("--new", type=int, default=768)
     args = p.parse_args()
     device = pick_device(args, model="tiny", batch=2, prompt=24, new=40)
-    rows = args.rows.split(",")
-    if unknown := set(rows) - set(ROWS):
-        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+    rows = pick_rows(p, args.rows, ROWS)
     bench = Bench(args, device)
     for name in (r for r in rows if r.startswith("lora")):
         bench.guarded(name, lambda name=name: bench.lora(name))

@@ -25,7 +25,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import random_model
 from bench_train import target_names
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
+from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 
 from antipasto import checkpoint_layers
 from grpo import group_advantages
@@ -173,13 +173,12 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=4)
     p.add_argument("--rows", default="trl,ours,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
     args = p.parse_args()
-    if unknown := set(args.rows.split(",")) - set(ROWS):
-        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+    rows = pick_rows(p, args.rows, ROWS)
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, new=16, micro_batch=4)
     if device == "cpu":
         SHAPES["tiny"][2]["vocab_size"] = 2048
     bench = Bench(args, device)
-    for row in args.rows.split(","):
+    for row in rows:
         run = bench.run_trl if row.startswith("trl") else bench.run_ours
         bench.guarded(row, lambda row=row, run=run: run(row))
 

@@ -13,7 +13,7 @@ import transformers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from antipasto import TARGET, Adapter, SVDLinear
+from antipasto import Adapter, targets, wrap_linear
 
 SHAPES = {
     "qwen3-4b": (Qwen3ForCausalLM, Qwen3Config, dict(
@@ -44,20 +44,14 @@ def build(name: str, device: str):
 def adapt(model) -> Adapter:
     """SVDLinears with random factors of an SVD's scale (one of every weight would take minutes) and a small delta."""
     modules = {}
-    for name, linear in [
-        (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and TARGET.search(n)
-    ]:
+    for name, linear in targets(model):
         w = linear.weight
         r = min(w.shape)
         U, Vh = (
             torch.randn(s, dtype=w.dtype, device=w.device) / max(s) ** 0.5 for s in ((w.shape[0], r), (r, w.shape[1]))
         )
-        parent, _, leaf = name.rpartition(".")
-        module = SVDLinear(linear, U, torch.ones(r, device=w.device), Vh)
-        module.ends_block = name.endswith("mlp.down_proj")
-        torch.nn.init.normal_(module.delta_S, std=0.05)
-        modules[name] = module
-        setattr(model.get_submodule(parent), leaf, module)
+        modules[name] = wrap_linear(model, name, U, torch.ones(r, device=w.device), Vh)
+        torch.nn.init.normal_(modules[name].delta_S, std=0.05)
     return Adapter(modules, "random")
 
 
@@ -72,11 +66,17 @@ def peak_gib() -> float:
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
 
 
-def reset_memory() -> None:
-    """Free what nothing refers to and forget the peak."""
+def free_memory() -> None:
+    """Free what nothing refers to."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def reset_memory() -> None:
+    """Free what nothing refers to and forget the peak."""
+    free_memory()
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
@@ -104,9 +104,7 @@ class Report:
         except Exception as error:
             self.emit(f"{label}\tfailed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         print(f"# {label.split(chr(9))[-1]}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def parser(doc: str, out: str = "append the TSV here, row by row") -> argparse.ArgumentParser:
@@ -115,6 +113,14 @@ def parser(doc: str, out: str = "append the TSV here, row by row") -> argparse.A
     p.add_argument("--tiny", action="store_true", help="small shapes on the CPU")
     p.add_argument("--out", type=Path, help=out)
     return p
+
+
+def pick_rows(p: argparse.ArgumentParser, rows: str, known: list[str]) -> list[str]:
+    """The names in `rows`, separated by commas; p.error where one is not known."""
+    names = rows.split(",")
+    if unknown := set(names) - set(known):
+        p.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(known)}")
+    return names
 
 
 def pick_device(args: argparse.Namespace, **tiny) -> str:
