@@ -22,6 +22,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -844,22 +845,31 @@ def report(cfg: Config) -> tuple[Path, list[V.Verdict], str]:
     runs = V.load_runs(paths)
     used, left_out = V.select(runs, cfg.include_incomplete)
     heldout = {heldout_name(p): read_heldout(p) for p in find_heldout(cfg, runs)}
-    verdicts = V.decide(used, left_out)
-    rows, flavours = arm_rows(used), arm_flavours(used)
+    verdicts, rows = V.decide(used, left_out), arm_rows(used)
     parents = [run.path.parent for run in runs]
     if len({p.is_absolute() for p in parents}) > 1:
         parents = [p.absolute() for p in parents]
     out = cfg.out or Path(os.path.commonpath(parents)) / "report"
     out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, plt.rc_context(RC):
+        write(Path(work), cfg, runs, used, left_out, verdicts, rows, heldout)
+        for path in Path(work).iterdir():  # only now that all of them fit, so that a full disk costs no older report
+            os.replace(path, out / path.name)
+    gone = [f"left out: {run.name}: {why}" for run, why in left_out]
+    shown = terminal_table(rows, titles, shutil.get_terminal_size((120, 40)).columns)
+    return out, verdicts, "\n".join([shown, *gone])
 
-    with plt.rc_context(RC):
-        have = {
-            "pareto": bool(used) and plot_pareto(used, rows, out),
-            "trajectories": plot_trajectories(used, out),
-            "cosine": plot_cosine(used, out),
-            "flavours": plot_flavours(flavours, out),
-            "heldout": plot_heldout(heldout, out),
-        }
+
+def write(out: Path, cfg: Config, runs, used, left_out, verdicts, rows, heldout) -> None:
+    """Figures, tables, verdicts and report.md into the folder `out`."""
+    titles, flavours = kept_columns(cfg), arm_flavours(used)
+    have = {
+        "pareto": bool(used) and plot_pareto(used, rows, out),
+        "trajectories": plot_trajectories(used, out),
+        "cosine": plot_cosine(used, out),
+        "flavours": plot_flavours(flavours, out),
+        "heldout": plot_heldout(heldout, out),
+    }
     note = caption(used, rows) if used else "No run counts: see the list of runs."
     texts = {
         "table.md": table_md(rows, titles, note),
@@ -875,9 +885,6 @@ def report(cfg: Config) -> tuple[Path, list[V.Verdict], str]:
     )
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    gone = [f"left out: {run.name}: {why}" for run, why in left_out]
-    shown = terminal_table(rows, titles, shutil.get_terminal_size((120, 40)).columns)
-    return out, verdicts, "\n".join([shown, *gone])
 
 
 def report_md(cfg, runs, used, left_out, verdicts, rows, flavours, heldout, have, table) -> str:

@@ -505,3 +505,15 @@ def test_a_model_that_passes_nothing_is_said_to_have_nothing_to_lose(tmp_path):
     assert verdicts["H1"].status == "supported"
     assert "no drop of 10 pp was possible" in verdicts["H1"].text and "90.0% to 90.0%" in verdicts["H1"].text
     assert "rebound-zscore passes 0.3%" in verdicts["H3"].text
+
+
+def test_a_refused_write_keeps_the_earlier_report(tmp_path):
+    make_arm(tmp_path, "vanilla", VANILLA)
+    out = P.report(P.Config([str(tmp_path)]))[0]
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    make_arm(tmp_path, "projected", VANILLA)
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); import plot_pareto as P"
+    done = subprocess.run([sys.executable, "-c", f"{limit}; sys.exit(P.main())", str(tmp_path)],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "File too large" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
