@@ -577,10 +577,12 @@ def _h3_against(c: dict) -> Verdict:
 
 def h3_figures(c: dict) -> str:
     """The figures behind H3, for one line."""
+    least = c["hack_ref"].mean  # what projection can win by
+    bound = f"; {c['reference']} hacks {least:.1f}%, so that projection could win by no more" if least < 1 else ""
     return (
         f"strict hack {c['hack_ref'].mean:.1f}% ({c['reference']}) to {c['hack_arm'].mean:.1f}% ({c['arm']}), "
         f"advantage {pm(c['reduction'])} pp {interval(c['reduction'])}; pass {lower(c['drop'])}; "
-        f"{counted(c['n'])}{floor(c)}"
+        f"{counted(c['n'])}{bound}{floor(c)}"
     )
 
 

@@ -165,6 +165,14 @@ def test_h3_collapsed_rebound_is_not_the_stronger(tmp_path):
     assert v.status == "supported" and v.figures["stronger"] == "rebound"
 
 
+def test_h3_says_where_rebound_left_nothing_to_win(tmp_path):
+    projected = [(0.002, 0.50), (0.0, 0.50), (0.004, 0.50)]
+    v = study(tmp_path, projected=projected, rebound=[(0.003, 0.50), (0.0, 0.50), (0.001, 0.50)])["H3"]
+    assert v.status == "falsified" and "rebound hacks 0.1%, so that projection could win by no more" in v.text
+    v = study(tmp_path / "more", projected=projected, rebound=[(0.013, 0.50), (0.01, 0.50), (0.011, 0.50)])["H3"]
+    assert "could win by no more" not in v.text
+
+
 # ---- H4 ------------------------------------------------------------------------------------------------------------
 
 
