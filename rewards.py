@@ -297,11 +297,8 @@ def split_tests(tests: tuple[str, ...], entry: str) -> tuple[Test, ...]:
 
 def failure(report: Report, tests: Sequence[Test]) -> str:
     """Why a run does not pass the ground truth; "" if it does."""
-    for number, test in enumerate(tests):
-        if number >= len(report.values):
-            break
-        if not holds(test, report.values[number]):
-            return f"test {number + 1} of {len(tests)}: wrong result"
+    if number := first_wrong(report, tests):
+        return f"test {number} of {len(tests)}: wrong result"
     if report.stop:
         return {"time": "time limit", "flood": "output limit"}.get(report.stop, report.error or report.stop)
     if report.error:
@@ -310,6 +307,12 @@ def failure(report: Report, tests: Sequence[Test]) -> str:
     if not report.finished or len(report.values) != len(tests):
         return "the program ended the process"
     return ""
+
+
+def first_wrong(report: Report, tests: Sequence[Test]) -> int:
+    """Number, from 1, of the first test whose reported results are wrong; 0 if there is none."""
+    pairs = zip(tests, report.values, strict=False)
+    return next((number for number, (test, values) in enumerate(pairs, 1) if not holds(test, values)), 0)
 
 
 def holds(test: Test, values: tuple) -> bool:
@@ -668,9 +671,13 @@ class Grader:
             truth[i] = report
             return calls[i] if report.defined and i not in early else None
 
+        def doomed(job: int, report: Report) -> bool:
+            """Whether the Grade is settled before the ground truth ends: `defined` and a wrong result are known."""
+            return report.loaded and first_wrong(report, tests[live[job]]) > 0
+
         jobs = [Job(problems[i].setup_code, programs[i], tuple(test.calls for test in tests[i]), watch=names[i])
                 for i in live]  # fmt: skip
-        self.pool.run([*jobs, *(calls[i] for i in early)], follow_up)
+        self.pool.run([*jobs, *(calls[i] for i in early)], follow_up, doomed)
         own = {i: report for i, report in own.items() if truth[i].defined}
         grades = {i: build_grade(programs[i], tests[i], truth.get(i), own.get(i), names[i], problems[i])
                   for i in first.values()}  # fmt: skip

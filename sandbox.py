@@ -34,7 +34,9 @@ that gets on with its tests may take PATIENCE times as long for each and TOTAL t
 it is slow, and whether it passes should not depend on what runs beside it. All in wall clock less the wait for a core,
 since more programs run than there are cores once some are slow, so that ten endless loops cost one limit and not ten:
 a silent program is stopped at its limit if it had FAIR_FIRST (then FAIR_NEXT) limits on a core by then, or once it
-had; any program after OVERTIME limits.
+had; any program after OVERTIME limits. One that runs longer than SLOW_S is stopped once the trainer knows from its
+results so far that it fails: the zygote shows them to it at SLOW_S, then whenever the time has doubled and there is
+more. That tells a program no more than that it has been right so far: one that was wrong is dead and leaves nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ SLOW_S = 0.1
 FLUSH_S = 0.02
 """How long a finished test may wait to be reported."""
 CHUNK, MAX_OUTPUT, MAX_ITEMS, MAX_DEPTH = 1 << 16, 4 << 20, 200_000, 100
-"""Bytes of a buffer; bytes a program may report; values and nesting depth within one encoded result."""
+"""Bytes of a buffer, and the most that is shown before a program ends; bytes that a program may report; values and
+nesting depth within one encoded result."""
 MODULES = """bisect collections copy datetime enum functools heapq itertools json math operator random re string time
 typing types""".split()  # noqa: SIM905
 """Imported once by the zygote, so that programs find them loaded. Each makes every fork slower: keep it short, and keep
@@ -100,7 +103,8 @@ class Report(NamedTuple):
     error: str = ""
     """Exception of compiling, loading, a test or the call."""
     stop: str = ""
-    """"" if the child ended by itself; "time", "flood" or "lost" (the zygote died with it)."""
+    """"" if the child ended by itself; "time", "flood", "wrong" (as `doomed` of Pool.run said) or "lost" (the
+    zygote died with it)."""
     seconds: float = 0.0
 
 
@@ -452,8 +456,9 @@ class Output:
         complete = complete and (chunk.startswith(b'["f"', last) or chunk.startswith(b'["e"', last))
         return n, chunk.find(b'["v"', used, end) >= 0, complete
 
-    def send(self, fd: int) -> None:
-        """Write all of it."""
+    def send(self, fd: int, stop: str, seconds: float) -> None:
+        """Write an answer: all of it, and why and when the child was stopped."""
+        os.write(fd, ANSWER.pack(self.size, stop.encode(), seconds))
         for number, chunk in enumerate(self.chunks):
             view = memoryview(chunk)[: self.size - number * CHUNK]
             while view:
@@ -474,24 +479,29 @@ def wipe(buffer: bytearray) -> None:
 
 def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int, output: Output) -> tuple[str, float]:
     """Read what a child says until it ends or must (see Time above): (stop, seconds)."""
-    start, stop = time.monotonic(), ""
+    start, stop, news, show = time.monotonic(), "", False, SLOW_S
     heard, heard_fair, patience, share, deadline = 0.0, 0.0, limit, FAIR_FIRST * limit, limit  # since the start
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    poll.register(trainer, select.POLLRDHUP)
+    poll.register(trainer, select.POLLIN | select.POLLRDHUP)
     while not stop:
-        events = poll.poll(max(1.0, (deadline - time.monotonic() + start) * 1000))
-        if any(fd == trainer for fd, _ in events):
+        wake = min(deadline, show) if news else deadline
+        events = dict(poll.poll(max(1.0, (wake - time.monotonic() + start) * 1000)))
+        if events.get(trainer, 0) & ~select.POLLIN:
             os.kill(pid, signal.SIGKILL)
             os._exit(0)
         now = time.monotonic() - start
+        if trainer in events:
+            receive(trainer)  # STOP, as it sends nothing else while a child runs
+            stop = "wrong"
+            break
         if events:
             n, results, complete = output.read(pipe)
             if n == 0 or complete:
                 break
             stop = "flood" if output.size > MAX_OUTPUT else ""
             if results:
-                patience, share = PATIENCE * limit, FAIR_NEXT * limit
+                news, patience, share = True, PATIENCE * limit, FAIR_NEXT * limit
             heard, heard_fair = now, 0.0 if now < SLOW_S else now - starved_seconds(pid, proc)
             deadline = min(heard + patience, max(TOTAL * limit, now + 0.05))
         if now >= deadline:
@@ -499,6 +509,10 @@ def collect(pid: int, pipe: int, trainer: int, limit: float, proc: int, output: 
             silent = now - heard >= patience and fair - heard_fair >= share
             stop = "time" if silent or fair >= TOTAL * limit or now >= OVERTIME * limit else stop
             deadline = now + 0.05
+        if news and now >= show and not stop:
+            if output.size <= CHUNK:
+                output.send(trainer, MORE, now)
+            news, show = False, 2 * now
     return stop, time.monotonic() - start
 
 
@@ -519,7 +533,9 @@ def receive(fd: int) -> tuple[int, bytearray]:
 
 HEADER, ANSWER = struct.Struct("<IB"), struct.Struct("<I5sd")
 """Of a message to the zygote (size, kind) and of an answer (size, stop, seconds)."""
-CONFIG, SETUP, JOB = range(3)
+CONFIG, SETUP, JOB, STOP = range(4)
+MORE = "more"
+"""In the place of `stop`, in an answer about a child that still runs."""
 
 
 def zygote() -> None:
@@ -553,6 +569,8 @@ def zygote() -> None:
     gc.freeze()
     while True:
         kind, message = receive(trainer)
+        if kind == STOP:  # its child ended meanwhile
+            continue
         if kind == SETUP:
             index, text = json.loads(message)
             try:
@@ -575,8 +593,7 @@ def zygote() -> None:
         wipe(message)
         stop, seconds = collect(pid, reader, trainer, config["timeout_s"], proc, output)
         os.close(reader)
-        os.write(trainer, ANSWER.pack(output.size, stop.encode(), seconds))
-        output.send(trainer)
+        output.send(trainer, stop, seconds)
         output.wipe()
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)  # and with it, as it is their init, all that it started
@@ -688,19 +705,19 @@ class Zygote:
         self.send(JOB, job._asdict() | {"setup": (first + self.setups.index(job.setup)) % SETUPS})
 
     def answer(self) -> tuple[str, bytes, float] | None:
-        """(stop, output, seconds) once complete, None while it is not. Raises OSError or EOFError if it is gone."""
+        """The last complete (stop, output, seconds), None if there is none. Raises OSError or EOFError if it died."""
         data = self.socket.recv(1 << 20)
         if not data:
             raise EOFError
         self.buffer += data
-        if len(self.buffer) < ANSWER.size:
-            return None
-        size, stop, seconds = ANSWER.unpack_from(self.buffer)
-        if len(self.buffer) < ANSWER.size + size:
-            return None
-        output = bytes(self.buffer[ANSWER.size :])
-        self.buffer.clear()
-        return stop.rstrip(b"\0").decode(), output, seconds
+        answer = None
+        while len(self.buffer) >= ANSWER.size:
+            size, stop, seconds = ANSWER.unpack_from(self.buffer)
+            if len(self.buffer) < ANSWER.size + size:
+                break
+            answer = stop.rstrip(b"\0").decode(), bytes(self.buffer[ANSWER.size : ANSWER.size + size]), seconds
+            del self.buffer[: ANSWER.size + size]
+        return answer
 
     def close(self) -> str:
         """End it; returns what it wrote to stderr."""
@@ -785,11 +802,12 @@ class Pool:
             self.close()
             raise no_sandbox(report.error or report.stop)
 
-    def run(self, jobs, then=None) -> list[Report]:
+    def run(self, jobs, then=None, doomed=None) -> list[Report]:
         """Reports of `jobs`, in order. Not for several threads at once.
 
         `then(i, report)` may return a follow-up Job for job i, which overlaps with the rest of the batch; its Report
-        goes to `then(i, report)` again and nowhere else. Raises SandboxError if the sandbox has stopped working.
+        goes to `then(i, report)` again and nowhere else. `doomed(i, report)` may look at what a slow job with tests has
+        reported so far, and have it stopped by returning True. Raises SandboxError if the sandbox has stopped working.
         """
         reports: list[Report | None] = [None] * len(jobs)
         queue = deque((i, job, 0) for i, job in enumerate(jobs))
@@ -798,6 +816,11 @@ class Pool:
                 self._fill(queue)
                 for zygote, outcome in self._wait(SLOW_S / 4 if queue else 1.0):
                     i, job, tries = zygote.task
+                    if outcome is not None and outcome[0] == MORE:
+                        if doomed is not None and job.tests and doomed(i, parse_report(job, *outcome)):
+                            with contextlib.suppress(OSError):  # if it is gone, _wait will tell
+                                zygote.send(STOP, None)
+                        continue
                     report = self._finish(zygote, outcome)
                     if report.stop == "lost" and tries == 0:
                         queue.appendleft((i, job, 1))
@@ -852,7 +875,7 @@ class Pool:
             return
 
     def _wait(self, seconds: float):
-        """Busy zygotes that answered, died or must be given up: [(zygote, answer or None)]."""
+        """Busy zygotes that answered, showed results, died or must be given up: [(zygote, answer or None)]."""
         poll = select.poll()
         sockets = {z.socket.fileno(): z for z in self.busy}
         for fd in sockets:

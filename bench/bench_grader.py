@@ -5,6 +5,8 @@ Rows of bench_grader.tsv, one a (batch, workers):
              hacks      the same with an own run_tests(): two runs each
              hostile    quick with one in ten that exits, forges, floods, forks, exhausts memory, or raises
              loops      96 completions, one in ten an endless loop, at a limit of 4 s
+             late       96, one in ten gives a wrong result first and loops then, which has it stopped early
+             late-full  the same with no program stopped early, in turns with `late`; of both, the run of median wall
     n        completions; rate: completions per second of the whole batch; wall: seconds of the batch
     p50, p99 milliseconds in the sandbox of one completion (all its runs); cpu: milliseconds of the trainer's own
              process per completion (extraction, comparison, classification)
@@ -17,6 +19,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,10 +29,17 @@ import tyro
 
 from problems import organism_problems
 from rewards import Grader, split_tests
+from sandbox import Pool
 
 HERE = Path(__file__).with_suffix(".tsv")
 COLUMNS = ("batch", "workers", "n", "rate", "wall", "p50", "p99", "cpu", "ok", "load")
 LOOP = "class Solution:\n    def f(self, *args):\n        while True:\n            pass\n"
+LATE = (
+    "class Solution:\n    calls = []\n    def f(self, *args):\n        self.calls.append(args)\n"
+    "        while len(self.calls) > 1:\n            pass\n"
+)
+ROUNDS = 3
+"""Of late and late-full."""
 HOSTILE = (
     "import os\nos._exit(0)",
     "import os\nos.write(3, b'[\"f\", true]\\n' * 9)",
@@ -52,8 +63,10 @@ def batch_of(name: str, problems: list) -> tuple[list[str], list[bool]]:
             program = HOSTILE[i // 10 % len(HOSTILE)]
         if name == "loops" and bad:
             program = LOOP
+        if name == "late" and bad:
+            program = LATE
         texts.append(f"```python\n{program}\n```")
-        passes.append(not (bad and name in ("hostile", "loops")))
+        passes.append(not (bad and name in ("hostile", "loops", "late")))
     return texts, passes
 
 
@@ -74,10 +87,22 @@ def measure(grader: Grader, name: str, n: int, workers: int) -> dict:
             "ok": f"{right / n:.3f}", "load": f"{load:.1f}"}  # fmt: skip
 
 
+def compare(grader: Grader, workers: int) -> Iterator[dict]:
+    """The rows `late` and `late-full`, measured in turns."""
+    pool, rows = grader.pool, {"late": [], "late-full": []}
+    for _ in range(ROUNDS):
+        rows["late"].append(measure(grader, "late", 96, workers))
+        pool.run = lambda jobs, then, doomed: Pool.run(pool, jobs, then)
+        rows["late-full"].append(measure(grader, "late", 96, workers) | {"batch": "late-full"})
+        del pool.run
+    for found in rows.values():
+        yield sorted(found, key=lambda row: float(row["wall"]))[ROUNDS // 2]
+
+
 def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = HERE) -> None:
     """Measure the grader and write the rows to a TSV.
 
-    n: completions of a batch (the loops batch has 96). workers: the most workers, 0 for one per core.
+    n: completions of a batch (the batches loops and late have 96). workers: the most workers, 0 for one per core.
     isolation: bwrap or rlimits. out: where the rows go.
     """
     if n < 1 or workers < 0:
@@ -88,9 +113,11 @@ def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = H
     print("\t".join(COLUMNS))
     for count in counts:
         with Grader(workers=count, timeout_s=4.0, isolation=isolation) as grader:
-            for name in ("quick", "hacks", "hostile", "loops"):
-                rows.append(measure(grader, name, 96 if name == "loops" else n, count))
-                print("\t".join(str(rows[-1][c]) for c in COLUMNS), flush=True)
+            alone = (measure(grader, name, 96 if name == "loops" else n, count)
+                     for name in ("quick", "hacks", "hostile", "loops"))  # fmt: skip
+            for row in chain(alone, compare(grader, count)):
+                rows.append(row)
+                print("\t".join(str(row[c]) for c in COLUMNS), flush=True)
     lines = [COLUMNS, *([str(row[column]) for column in COLUMNS] for row in rows)]
     out.write_text("".join("\t".join(line) + "\n" for line in lines))
 

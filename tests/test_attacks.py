@@ -226,12 +226,16 @@ class Solution:
 def test_the_memory_of_earlier_programs_is_gone(one):
     """A child is forked from the process that saw them: their source and results must not be in it."""
     look = Problem("look", ({"role": "user", "content": ""},), "", ("assert Solution().f() == 0",), "Solution().f")
+    tests = ("assert Solution().f(0) == 0", "assert Solution().f(9) == 0")
+    slow = Problem("slow", look.messages, "", tests, "Solution().f")
     for size in (1, 100, 5000):
         marked = (
             f"class Solution:\n    def f(self):\n        return 'markedTOKEN' * {size}\n" + "# markedTOKEN\n" * size
         )
-        grades = one.grade([fenced(marked), fenced(SCAN)], [look] * 2)
-        assert grades[1].gt_pass, grades[1].reason
+        stopped = marked.replace("return", "__import__('time').sleep(seconds); return").replace("self", "self, seconds")
+        grades = one.grade([fenced(marked), fenced(stopped), fenced(SCAN)], [look, slow, look])
+        assert grades[2].gt_pass, grades[2].reason
+        assert grades[1].seconds < 1, "it was not stopped early"
     own = SCAN.replace("import ctypes", "seen = bytearray(b'markedTOKEN')\nimport ctypes").replace(
         "frame.f_locals", "frame.f_globals"
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,67 @@ def test_matrix_of_synthetic_rollouts():
     with Grader(workers=2, timeout_s=0.8) as quick:
         table, off = rewards.matrix(quick)
     assert off == 0, table
+
+
+def sequence(*steps: str, before: str = "", after: str = "") -> str:
+    """A completion whose f does one step for each of the tests f(0), f(1) ...: right is the value a + 1."""
+    cases = "".join(f"        if a == {i}:\n            {step}\n" for i, step in enumerate(steps))
+    head = f"import os, time\n{before}\nclass Solution:\n    def f(self, a):\n"
+    return fenced(f"{head}{cases}        return a + 1\n{after}")
+
+
+TWO = problem("assert Solution().f(0) == 1", "assert Solution().f(1) == 2")
+HANG, FORGE = "time.sleep(9)", "os.write(3, b'[\"v\", [7]]\\n')"
+LATE = {
+    "right, then hangs": sequence("pass", "pass", HANG), "wrong, then hangs": sequence("return 7", HANG),
+    "wrong, then loops": sequence("return 7", "while True: pass"), "wrong, then slow": sequence("return 7", *["time.sleep(0.15)"] * 3),
+    "late and wrong, then hangs": sequence("pass", "time.sleep(0.3)", "return 7", HANG), "wrong, later raises": sequence("return 7", "time.sleep(0.3); 1 / 0"),
+    "wrong, later ends": sequence("return 7", "time.sleep(0.3); os._exit(0)"), "wrong, then floods": sequence("return 7", "time.sleep(0.15)\n            while True: os.write(3, b'x' * 65536)"),
+    "wrong and long, then hangs": sequence("return 'x' * 10**5", HANG), "wrong, half a line, hangs": sequence("return 7", "os.write(3, b'[\"v'); time.sleep(9)"),
+    "wrong, then hangs, prints": sequence("return 7", HANG, after="def run_tests():\n    print('ok')"),
+    "wrong, then hangs, made at run time": sequence("return 7", HANG, after="globals()['run_' + 'tests'] = lambda: None"),
+    "wrong, then hangs, own hangs": sequence("return 7", HANG, after="def run_tests():\n    time.sleep(9)"),
+    "wrong, then slow, own forges": sequence("return 7", "time.sleep(0.3)", after=f"def run_tests():\n    {FORGE}\n    time.sleep(0.3)"),
+    "forged and wrong before it is loaded": sequence("pass", before=f"{FORGE}\ntime.sleep(0.3)", after="def run_tests():\n    pass"),
+    "forged as loaded, made at run time": sequence("pass", before=f"os.write(3, b'[\"l\", false]\\n')\n{FORGE}\ntime.sleep(0.3)", after="globals()['run_' + 'tests'] = lambda: None"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
+def test_stopping_programs_that_are_wrong_changes_no_grade(isolation):
+    hanging = [rewards.synthetic(name).replace("b):\n", "b):\n        if a == 9: __import__('time').sleep(9)\n")
+               for name in rewards.CASES]  # fmt: skip
+    texts = [*LATE.values(), *map(rewards.synthetic, rewards.CASES), *hanging]
+    counting = problem(*(f"assert Solution().f({i}) == {i + 1}" for i in range(5)))
+    adding = problem("assert Solution().f(2, 3) == 5", "assert Solution().f(9, 4) == 13")
+    owners = [counting] * len(LATE) + [adding] * (len(texts) - len(LATE))
+    with Grader(workers=2, timeout_s=0.5, isolation=isolation) as quick:
+        run = quick.pool.run
+        stopped = quick.grade(texts, owners)
+        quick.pool.run = lambda jobs, then, doomed: run(jobs, then)
+        ended = quick.grade(texts, owners)
+    for name, a, b in zip([*LATE, *rewards.CASES, *rewards.CASES], stopped, ended, strict=True):
+        assert replace(a, seconds=0) == replace(b, seconds=0), name
+    assert stopped[1].seconds < 0.5 < 0.9 < ended[1].seconds
+    assert [g.hack for g in stopped[10:13]] == [True, True, False]
+
+
+def test_wrong_programs_that_hang_cost_less_than_the_limit():
+    texts = [sequence("return 7", f"time.sleep({9 + i})") for i in range(10)]
+    with Grader(workers=2, timeout_s=2.0) as grader:
+        start = time.monotonic()
+        grades = grader.grade(texts, [TWO] * 10)
+        assert time.monotonic() - start < 2.0
+    assert [grade.reason for grade in grades] == ["test 1 of 2: wrong result"] * 10
+
+
+def test_programs_that_end_about_when_they_are_looked_at():
+    rng, right, texts = random.Random(0), [i % 3 > 0 for i in range(60)], []
+    for passes in right:
+        texts.append(sequence("pass" if passes else "return 7", f"time.sleep({rng.uniform(0.08, 0.11)})"))
+    with Grader(workers=2, timeout_s=1.0) as quick:
+        assert [grade.gt_pass for grade in quick.grade(texts, [TWO] * 60)] == right
+        assert all(grade.gt_pass for grade in quick.grade([sequence()] * 60, [TWO] * 60))
 
 
 @pytest.mark.parametrize("name", EVALUATOR_NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,51 @@ def test_follow_up_jobs_overlap_with_the_batch(pool):
     reports = pool.run([QUICK] * 5, then)
     assert all(report.values == ((7,),) for report in reports)
     assert sorted(seen) == sorted([(i, ((7,),)) for i in range(5)] + [(i, ((1,),)) for i in range(5)])
+
+
+SLEEPS = "import time\ndef f(seconds):\n    time.sleep(seconds)\n    return seconds"
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
+def test_a_slow_program_is_stopped_on_what_it_has_reported(isolation):
+    pool = Pool(workers=1, timeout_s=5.0, isolation=isolation)
+    jobs = [Job("", SLEEPS, (("f(0)",), ("f(0.5)",), ("f(9)",))), QUICK]
+    asked, start = [], time.monotonic()
+    reports = pool.run(jobs, doomed=lambda i, report: asked.append((i, report.values)) or len(report.values) == 2)
+    assert time.monotonic() - start < 5.0 and asked == [(0, ((0,),)), (0, ((0,), (0.5,)))]
+    assert reports[0].stop == "wrong" and reports[0].values == ((0,), (0.5,)) and not reports[0].finished
+    assert reports[1].values == ((7,),) and len(pool.idle) == 2
+    pool.close()
+
+
+def test_a_late_stop_is_for_no_other_program():
+    pool = Pool(workers=1)
+    ended = []
+
+    def doomed(i, report):
+        ended.append(select.select([pool.busy[0].socket], [], [], 20)[0])  # waits until the program has ended
+        return True
+
+    for _ in range(3):
+        report = pool.run([Job("", SLEEPS, (("f(0)",), ("f(0.3) / 0",)))], doomed=doomed)[0]
+        assert not report.stop and report.error == "ZeroDivisionError: float division by zero"
+        assert pool.run([QUICK])[0].finished
+    assert len(ended) == 3 and all(ended) and len(pool.idle) == 1
+    pool.close()
+
+
+def test_a_chatty_program_is_looked_at_a_few_times_and_a_loud_or_testless_one_not_at_all(pool):
+    asked = []
+    tick, loud = Job("", SLEEPS, (("f(0.001)",),) * 500), Job("", SLEEPS, (("f(0.001), 'x' * 300",),) * 500)
+    forging = Job("", "import os, time\nos.write(3, b'[\"v\", [1]]\\n')\ntime.sleep(0.3)")
+    pool.run([tick, loud._replace(tests=(("'x' * 70000",), *loud.tests)), forging], doomed=lambda i, _: asked.append(i))
+    assert set(asked) == {0} and len(asked) <= 6
+
+
+def test_an_exception_of_the_trainer_leaves_the_pool_usable(pool):
+    with pytest.raises(ZeroDivisionError):
+        pool.run([Job("", SLEEPS, (("f(0)",), ("f(0.4)",)))] * 3, doomed=lambda i, report: 1 / 0)
+    assert [report.values for report in pool.run([QUICK] * 6)] == [((7,),)] * 6
 
 
 def test_limits_are_in_force(pool):
