@@ -59,8 +59,6 @@ FAIR_FIRST, FAIR_NEXT, PATIENCE, TOTAL, OVERTIME = 0.2, 0.8, 2.0, 3.0, 6.0
 """See Time above; in units of the time limit."""
 SLOW_S = 0.1
 """A job that runs longer no longer counts as using a core: another one is started beside it."""
-FLUSH_S = 0.02
-"""How long a finished test may wait to be reported."""
 CHUNK, MAX_OUTPUT, MAX_ITEMS, MAX_DEPTH = 1 << 16, 4 << 20, 200_000, 100
 """Bytes of a buffer, and the most that is shown before a program ends; bytes that a program may report; values and
 nesting depth within one encoded result."""
@@ -370,18 +368,12 @@ class Lock:
 
 def child(message: bytearray, setups: dict, lock: Lock, pipe: int) -> None:
     """The forked child's whole life."""
-    lines, flushed = [], 0.0  # the first test is reported at once
 
-    def say(tag: str, value, write=os.write, dumps=json.dumps, clock=time.monotonic) -> None:
-        """Queue one line; write if it is no test result, or the last write is a while ago."""
-        nonlocal flushed
-        lines.append(dumps([tag, value]))
-        if tag != "v" or clock() - flushed > FLUSH_S:
-            data = ("\n".join(lines) + "\n").encode()
-            lines.clear()
-            while data:
-                data = data[write(3, data) :]
-            flushed = clock() if tag == "v" else 0.0
+    def say(tag: str, value, write=os.write, dumps=json.dumps) -> None:
+        """Write one line: at once, since what is said before a hang may settle the Grade."""
+        data = f"{dumps([tag, value])}\n".encode()
+        while data:
+            data = data[write(3, data) :]
 
     try:
         os.dup2(0, 2)
@@ -859,9 +851,9 @@ class Pool:
         return Report(stop="lost", error=f"the sandbox died under this program {zygote.close()[-200:]}".strip())
 
     def _start(self, task) -> None:
-        """Give a task to an idle zygote, or to a new one."""
+        """Give a task to an idle zygote, or to a new one: always so the second time, as others may be dying too."""
         while True:
-            fresh = not self.idle
+            fresh = not self.idle or task[2] > 0
             zygote = Zygote(self.config) if fresh else self.idle.pop()
             try:
                 zygote.give(task[1])
