@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import pytest
 from synthetic_runs import make_run
 
-ROOT = Path(__file__).resolve().parent.parent
+import collect
+from presets import UserError
 
 
 def row(step: int, i: int) -> dict:
@@ -18,7 +17,7 @@ def row(step: int, i: int) -> dict:
             "compiles": True, "reward": 3.5, "reason": "wrong", "seconds": 0.1}  # fmt: skip
 
 
-def test_runs_are_reduced_and_samples_spread(tmp_path):
+def test_runs_are_reduced_and_samples_spread(tmp_path, monkeypatch):
     run = make_run(tmp_path, "vanilla", 0, 0.5, 0.1, preset="dev", steps=100)
     (run / "summary.json").write_text(json.dumps({"seed": 0}))
     (run / "strata.tsv").write_text("")
@@ -27,8 +26,9 @@ def test_runs_are_reduced_and_samples_spread(tmp_path):
     rows = [row(step, i) for step in (0, 100) for i in range(40)]
     (run / "rollouts.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     target = tmp_path / "docs"
-    command = [sys.executable, ROOT / "collect.py", tmp_path / "dev", target, "--texts", "2", "--samples", "10"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["collect.py", str(tmp_path / "dev"), str(target), "--texts", "2", "--samples", "10"]
+    monkeypatch.setattr("sys.argv", command)
+    collect.main()
     kept = [json.loads(line) for line in (target / "vanilla_s0/rollouts.jsonl").read_text().split("\n")[:-1]]
     assert len(kept) == 80 and sum("completion" in r for r in kept) == 4 and sum(r["hack"] for r in kept) == 40
     text = (target / "samples_vanilla_s0.md").read_text()
@@ -36,5 +36,7 @@ def test_runs_are_reduced_and_samples_spread(tmp_path):
     assert (target / "vanilla_s0/tripwire-pass-collapse-75.json").exists() and len(list(target.iterdir())) == 2
     assert (target / "vanilla_s0/evals.tsv").read_text() == (run / "evals.tsv").read_text()
     (run / "summary.json").unlink()
-    assert subprocess.run(command, capture_output=True).returncode == 2
-    subprocess.run([*command, "--include-incomplete"], check=True, capture_output=True)
+    with pytest.raises(UserError, match="no run to copy"):
+        collect.main()
+    monkeypatch.setattr("sys.argv", [*command, "--include-incomplete"])
+    collect.main()
