@@ -852,7 +852,7 @@ def report(cfg: Config) -> tuple[Path, list[V.Verdict], str]:
     out = cfg.out or Path(os.path.commonpath(parents)) / "report"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, plt.rc_context(RC):
-        write(Path(work), cfg, runs, used, left_out, verdicts, rows, heldout)
+        write(Path(work), cfg, runs, used, left_out, verdicts, rows, titles, heldout)
         for path in Path(work).iterdir():  # only now that all of them fit, so that a full disk costs no older report
             os.replace(path, out / path.name)
     gone = [f"left out: {run.name}: {why}" for run, why in left_out]
@@ -860,9 +860,9 @@ def report(cfg: Config) -> tuple[Path, list[V.Verdict], str]:
     return out, verdicts, "\n".join([shown, *gone])
 
 
-def write(out: Path, cfg: Config, runs, used, left_out, verdicts, rows, heldout) -> None:
+def write(out: Path, cfg: Config, runs, used, left_out, verdicts, rows, titles, heldout) -> None:
     """Figures, tables, verdicts and report.md into the folder `out`."""
-    titles, flavours = kept_columns(cfg), arm_flavours(used)
+    flavours = arm_flavours(used)
     have = {
         "pareto": bool(used) and plot_pareto(used, rows, out),
         "trajectories": plot_trajectories(used, out),

@@ -16,6 +16,7 @@ Other load on the machine shows up in every column; `load` is the load average a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -87,14 +88,23 @@ def measure(grader: Grader, name: str, n: int, workers: int) -> dict:
             "ok": f"{right / n:.3f}", "load": f"{load:.1f}"}  # fmt: skip
 
 
+@contextlib.contextmanager
+def to_the_end(pool: Pool) -> Iterator[None]:
+    """Has every program run to its end or limit, also one that has given a wrong result."""
+    pool.run = lambda jobs, then, doomed: Pool.run(pool, jobs, then)
+    try:
+        yield
+    finally:
+        del pool.run
+
+
 def compare(grader: Grader, workers: int) -> Iterator[dict]:
     """The rows `late` and `late-full`, measured in turns."""
-    pool, rows = grader.pool, {"late": [], "late-full": []}
+    rows = {"late": [], "late-full": []}
     for _ in range(ROUNDS):
         rows["late"].append(measure(grader, "late", 96, workers))
-        pool.run = lambda jobs, then, doomed: Pool.run(pool, jobs, then)
-        rows["late-full"].append(measure(grader, "late", 96, workers) | {"batch": "late-full"})
-        del pool.run
+        with to_the_end(grader.pool):
+            rows["late-full"].append(measure(grader, "late", 96, workers) | {"batch": "late-full"})
     for found in rows.values():
         yield sorted(found, key=lambda row: float(row["wall"]))[ROUNDS // 2]
 

@@ -13,6 +13,7 @@ Rows of bench_replay.tsv, one a run:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -22,10 +23,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
+from bench_grader import to_the_end
 
 from problems import Problem, load_problems
 from rewards import Grade, Grader
-from sandbox import Pool
 
 HERE = Path(__file__).with_suffix(".tsv")
 COLUMNS = ("run", "workers", "limit", "n", "full", "early", "ratio", "slow_f", "slow_e", "differ", "noise")
@@ -34,18 +35,19 @@ BATCH = 64
 
 def graded(grader: Grader, early: bool, texts: list[str], problems: list[Problem]) -> tuple[float, list[Grade]]:
     """(seconds, Grades without their seconds) of one batch."""
-    if not early:
-        grader.pool.run = lambda jobs, then, doomed: Pool.run(grader.pool, jobs, then)
-    start = time.perf_counter()
-    grades = grader.grade(texts, problems)
-    seconds = time.perf_counter() - start
-    grader.pool.__dict__.pop("run", None)
+    with contextlib.nullcontext() if early else to_the_end(grader.pool):
+        start = time.perf_counter()
+        grades = grader.grade(texts, problems)
+        seconds = time.perf_counter() - start
     return seconds, [dataclasses.replace(grade, seconds=0.0) for grade in grades]
 
 
 def replay(grader: Grader, run: Path, problems: dict[str, Problem]) -> dict:
     """One row."""
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    with open(run / "rollouts.jsonl", encoding="utf-8") as lines:  # a completion may hold U+2028, a line to splitlines
+        rows = [json.loads(line) for line in lines]
+    if unknown := {row["problem"] for row in rows} - problems.keys():
+        sys.exit(f"error: {run} sampled problems that --problems does not hold, such as {min(unknown)}")
     seconds: dict[bool, list[float]] = {False: [], True: []}
     differ = noise = 0
     for i in range(0, len(rows), BATCH):
