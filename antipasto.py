@@ -24,35 +24,90 @@ SHA-256 of the weight. A file that is stale, torn or does not multiply back to W
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 import torch.nn.functional as F
 from loguru import logger
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from adapter_kernels import DeltaLinear
+from config import ModelConfig
+from lib import models
+from lib.errors import AdapterError
+from lib.svd import cached_svd
+from lib.tensors import load_tensors, save_atomic
+
+
+def recomputing() -> bool:
+    """Whether this runs inside a backward pass, where gradient checkpointing repeats a layer's forward."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def merged(module: nn.Module) -> Tensor:
+    """M = W + U diag(delta_S) Vh [d_out, d_in] in W's dtype; W itself at delta_S = 0."""
+    if module.is_zero():
+        return module.weight
+    return torch.addmm(module.weight, module.U * module.delta_S.to(module.U.dtype), module.Vh)
+
+
+def exact(x: Tensor, module: nn.Module) -> Tensor:
+    """y [..., d_out] with all of the delta in it: summed in fp32, rounded once."""
+    if module.is_zero():
+        return F.linear(x, module.weight, module.bias)
+    h = F.linear(x, module.Vh)
+    return F.linear(torch.cat([x, h * module.delta_S.to(h.dtype)], dim=-1), module.weight_U, module.bias)
+
+
+def delta_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
+    """d delta_S [r] fp32 of x [T, d_in] and g [T, d_out]; through G where T is so large that U^T G Vh^T is the less."""
+    if len(x) < len(module.delta_S):
+        return ((x @ module.Vh.T).float() * (g @ module.U).float()).sum(0)
+    G = g.T @ x
+    if module.out_features >= module.in_features:
+        return ((module.U.T @ G).float() * module.Vh).sum(1)
+    return ((G @ module.Vh.T).float() * module.U).sum(0)
+
+
+class DeltaLinear(torch.autograd.Function):
+    """x [..., d_in] -> [..., d_out] through an antipasto.SVDLinear, gradients for x and delta_S only."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, delta_S: Tensor, module: nn.Module) -> Tensor:
+        ctx.module, M, again = module, module.weight, recomputing()
+        if again and module.ends_block:  # nothing in the recompute reads what a block ends in: it is not computed
+            y = x.new_empty((*x.shape[:-1], module.out_features))
+        elif again or x.dtype == torch.float32:
+            M = merged(module)
+            y = F.linear(x, M, module.bias)
+        else:
+            y = exact(x, module)
+        # W stands in for an M that was not made: checkpointing wants as many tensors of the same shapes both times.
+        ctx.save_for_backward(x, M)
+        return y
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        (x, M), module, d_delta, dx = ctx.saved_tensors, ctx.module, None, None
+        if ctx.needs_input_grad[1]:
+            d_delta = delta_gradient(x.flatten(0, -2), g.flatten(0, -2), module)
+        if ctx.needs_input_grad[0]:
+            dx = g @ (merged(module) if M.data_ptr() == module.weight.data_ptr() else M)
+        return dx, d_delta, None
+
 
 # Attention and MLP projections of Qwen2 and Qwen3, and the gated delta net's in Qwen3.5 (in_proj_*, out_proj).
 TARGET = re.compile(
     r"(^|\.)layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$"
 )
+
+
 # Their blocks add the MLP's output to the residual as it is; elsewhere a norm may read it first.
 PRE_NORM = ("qwen2", "qwen3", "qwen3_5_text", "llama")
-RECONSTRUCTION_TOL = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-
-
-class AdapterError(ValueError):
-    """A model, cache or delta_S file that cannot be used; the message says what to do."""
 
 
 class SVDLinear(nn.Module):
@@ -171,123 +226,6 @@ def checkpoint_layers(model: nn.Module) -> None:
     enable({"use_reentrant": False})
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Within the context an OSError names `path`: a full disk names no file, and a temporary one means nothing."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
-
-
-@contextmanager
-def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A file written to a temporary name, synced, renamed: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming(path):
-        try:
-            # A path that is no text keeps its bytes as \udcXX, which JSON reads back.
-            text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
-            with open(temporary, mode, **text) as f:
-                yield f
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)  # or a power cut may take the new name back
-            os.close(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """safetensors through `atomic`, into a folder that exists: one that vanished is not begun again half empty."""
-    data = save(tensors, metadata)  # save_file would report a full disk as an error of its own, without a number
-    with atomic(Path(path)) as f:
-        f.write(data)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the header metadata of a safetensors file; AdapterError where it is missing or torn."""
-    if not Path(path).is_file():
-        raise AdapterError(f"{path} does not exist" if not Path(path).exists() else f"{path} is not a file")
-    try:
-        with safe_open(path, framework="pt") as f:
-            return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(
-            f"{path} is torn or not a safetensors file ({error}): check the path, or delete it and make it again"
-        ) from error
-
-
-def weight_sha256(weight: Tensor) -> str:
-    """SHA-256 of dtype, shape and bytes."""
-    data = weight.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{data.dtype} {tuple(data.shape)}".encode())
-    digest.update(data.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U [d_out, r], S [r], Vh [r, d_in] in fp32, S descending; on CPU by LAPACK, on CUDA by `svd_gram`."""
-    if weight.is_cuda:
-        return svd_gram(weight)
-    return torch.linalg.svd(weight.float(), full_matrices=False)
-
-
-def svd_gram(weight: Tensor, tol: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD from the eigenvectors of the smaller Gram matrix in float64.
-
-    Squaring costs half the digits, which float64 has to spare for weights of bf16 or fp32; where a weight is so ill
-    conditioned that the derived singular vectors are not orthonormal to `tol`, the direct SVD is taken.
-    """
-    A = weight.double()
-    wide = A.shape[0] <= A.shape[1]
-    A = A if wide else A.T
-    U = torch.linalg.eigh(A @ A.T).eigenvectors  # ascending
-    U = U.flip(1)
-    Vh = U.T @ A
-    S = Vh.norm(dim=1)
-    Vh = Vh / S.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    off = (Vh @ Vh.T - torch.eye(len(S), dtype=Vh.dtype, device=Vh.device)).abs().max()
-    if not off < tol:
-        return torch.linalg.svd(weight.float(), full_matrices=False)
-    S, order = S.sort(descending=True)
-    U, Vh = U[:, order], Vh[order]
-    if not wide:
-        U, Vh = Vh.T, U.T
-    return U.float().contiguous(), S.float(), Vh.float().contiguous()
-
-
-def multiplies_back(weight: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> bool:
-    """Whether U diag(S) Vh x = W x for a random x, to the dtype's resolution: catches flipped bytes cheaply."""
-    if U.shape != (weight.shape[0], len(S)) or Vh.shape != (len(S), weight.shape[1]):
-        return False
-    x = torch.randn(weight.shape[1], 2, generator=torch.Generator().manual_seed(0)).to(weight.device)
-    got, want = U.float() @ (S[:, None] * (Vh.float() @ x)), weight.float() @ x
-    return bool((got - want).norm() <= RECONSTRUCTION_TOL[weight.dtype] * want.norm())
-
-
-def cached_svd(weight: Tensor, path: Path, device: torch.device) -> tuple[Tensor, Tensor, Tensor, str, bool]:
-    """U, Vh (dtype of the weight), S (fp32) on CPU, the weight's SHA-256, and whether the cache had them."""
-    sha = weight_sha256(weight)
-    if path.exists():
-        try:
-            tensors, metadata = load_tensors(path)
-            U, S, Vh = tensors["U"], tensors["S"], tensors["Vh"]
-            if metadata.get("weight_sha256") == sha and multiplies_back(weight.cpu(), U, S, Vh):
-                return U, S, Vh, sha, True
-            logger.warning(f"{path} is stale or damaged: rebuilding it")
-        except (AdapterError, KeyError):
-            logger.warning(f"{path} is torn: rebuilding it")
-    U, S, Vh = (t.cpu().contiguous() for t in svd(weight.to(device)))
-    U, Vh = U.to(weight.dtype), Vh.to(weight.dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_atomic({"U": U, "S": S, "Vh": Vh}, path, {"weight_sha256": sha, "dtype": str(weight.dtype)})
-    return U, S, Vh, sha, False
-
-
 def targets(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     """(name, Linear) of every attention and MLP Linear, in the model's order."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and TARGET.search(name)]
@@ -322,3 +260,10 @@ def wrap(model: nn.Module, cache_dir: Path, device: torch.device | str = "cpu") 
     logger.info(f"wrapped {len(modules)} Linears ({hits} SVDs from {cache_dir}), "
                 f"{sum(m.delta_S.numel() for m in modules.values()):,} trainable delta_S")  # fmt: skip
     return Adapter(modules, digest.hexdigest())
+
+
+def load_model(cfg: ModelConfig, device: torch.device):
+    """(model, tokenizer, adapter) of a configuration: loaded, wrapped, on `device`, in eval mode."""
+    model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype)
+    cache = Path(cfg.svd_cache) / models.model_slug(cfg.model, cfg.revision, cfg.dtype)
+    return model, tokenizer, wrap(model, cache, device)

@@ -24,7 +24,7 @@ setup:
 
 # fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
 data: setup
-    {{py}} fetch_data.py
+    {{py}} -m tools.fetch_data
 
 # print statistics of the contrastive pairs
 pairs *ARGS: setup
@@ -116,32 +116,32 @@ probe: setup
 
 # every arm and variant on the organism, five seeds, resumable (an hour or two on two cores): just organism-study 2
 organism-study JOBS="2": setup
-    {{py}} sweep.py --preset tiny --study organism --submit local --jobs {{JOBS}}
+    {{py}} -m tools.sweep --preset tiny --study organism --submit local --jobs {{JOBS}}
     {{py}} plot_pareto.py outputs/tiny --out outputs/tiny/report
 
 # print the commands of a sweep; with --submit local run them: just sweep --preset dev --study preregistered
 sweep *ARGS: setup
-    {{py}} sweep.py "$@"
+    {{py}} -m tools.sweep "$@"
 
 # what a sweep has reached: rates so far, ETA, failures
 sweep-status *ARGS: setup
-    {{py}} sweep.py --status "$@"
+    {{py}} -m tools.sweep --status "$@"
 
 # queue the preregistered arms at full scale in pueue
 queue-full *ARGS: setup
-    {{py}} sweep.py --preset full --study preregistered --submit pueue "$@"
+    {{py}} -m tools.sweep --preset full --study preregistered --submit pueue "$@"
 
 # a finished run as a PEFT LoRA or a merged checkpoint: just export outputs/tiny/projected_s0 --to lora --out DIR
 export *ARGS: setup
-    {{py}} export.py "$@"
+    {{py}} -m tools.export "$@"
 
 # predicted seconds a step, hours, memory and price of a preset: just estimate full --rate 2
 estimate PRESET="full" *ARGS: setup
-    {{py}} estimate.py --preset "$@"
+    {{py}} -m tools.estimate --preset "$@"
 
 # rebuild the organism from its seed (about 15 minutes on one core)
 organism *ARGS: setup
-    {{py}} organism/make_organism.py "$@"
+    {{py}} -m tools.make_organism "$@"
 
 # the scripts of full-probe on a random 2-layer Qwen3 and eight bundled problems, in minutes on a CPU
 smoke: setup

@@ -31,7 +31,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from problems import DataError
+from lib.errors import DataError
+from organism.hacks import PAIR_FLAVOURS, organism_pairs
 
 SYSTEM = (
     "You are an expert Python programmer. Write correct, efficient Python 3 code that solves the problem "
@@ -81,10 +82,8 @@ def load_pairs(name: str = "default") -> list[Pair]:
     """
     if name == "default":
         return list(PAIRS)
-    from organism_pairs import PAIR_FLAVOURS, organism_pairs  # imported here: it builds on Pair
-
     if name.startswith("organism"):
-        return organism_pairs(name)
+        return [Pair(**row) for row in organism_pairs(name)]
     raise DataError(f"no pairs called {name!r}: choose one of default, {', '.join(PAIR_FLAVOURS)}")
 
 

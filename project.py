@@ -11,14 +11,15 @@ probability has a loss gradient along +grad NLL(hack): c > 0 is hack-ward. `reve
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Side = Literal["hackward", "cleanward", "none"]
-"""Which components are removed: c > 0 (projected), c < 0 (reversed control), or none (measure only)."""
+from arms import Side
 
 # Below this share of |g| the residual is rounding noise, and rescaling it to |g| would step in a random direction.
 RESIDUAL_FLOOR = 1e-6
@@ -26,22 +27,29 @@ RESIDUAL_FLOOR = 1e-6
 
 @dataclass
 class Projection:
-    """What one call measured; all [M] fp32 on CPU, in the order of `names`."""
+    """What one call measured; all [M] fp32 on CPU, in the order of the gradients. nan: not measured."""
 
-    names: list[str]
     cos: Tensor
     """c of the first direction, before projection; 0 for a zero gradient."""
     norm: Tensor
     """|g| before projection."""
+    cos_update: Tensor
+    """Cosine of minus the applied update with the first direction, once that is known: > 0 is hack-ward."""
+
+    def finite(self) -> bool:
+        """Whether every gradient is finite; where one is not, nothing was projected and nothing may be applied."""
+        return bool(torch.isfinite(self.norm).all())
 
     def row(self) -> dict[str, float]:
-        """Mean and std of c over modules, share with c > 0, mean |g|."""
-        return {
-            "cos": self.cos.mean().item(),
-            "cos_sd": self.cos.std(correction=0).item(),
-            "fired": (self.cos > 0).float().mean().item(),
-            "gnorm": self.norm.mean().item(),
-        }
+        """Columns of steps.tsv: mean and std of c over modules, share with c > 0, mean |g|, mean cos_update."""
+        row = {"gnorm": self.norm.mean().item()}
+        if not self.cos.isnan().any():
+            row["cos"] = self.cos.mean().item()
+            row["cos_sd"] = self.cos.std(correction=0).item()
+            row["fired"] = (self.cos > 0).float().mean().item()
+        if not self.cos_update.isnan().any():
+            row["cos_up"] = self.cos_update.mean().item()
+        return row
 
 
 def remove(g: Tensor, V: Tensor, side: Side, keep_norm: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,14 +69,19 @@ def remove(g: Tensor, V: Tensor, side: Side, keep_norm: bool) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def project_grads(grads: dict[str, Tensor], v_hack: dict[str, Tensor], side: Side = "hackward",
-                  keep_norm: bool = True) -> Projection:  # fmt: skip
-    """Project every gradient in place.
+def project_grads(
+    grads: dict[str, Tensor], v_hack: dict[str, Tensor] | None, side: Side = "hackward", keep_norm: bool = True
+) -> Projection:
+    """Project every gradient in place, unless one of them is not finite; without a v_hack, measure norms alone.
 
     grads: {module: [r] fp32}; v_hack: {module: [r] or [k, r]}, orthonormal rows. Raises KeyError naming a module
     that v_hack lacks, and ValueError naming one whose length differs.
     """
-    cos, norms = [], []
+    norms = torch.stack([g.norm() for g in grads.values()]).float().cpu()
+    unknown = torch.full_like(norms, math.nan)
+    if v_hack is None or not torch.isfinite(norms).all():
+        return Projection(unknown, norms, unknown.clone())
+    cos = []
     for name, g in grads.items():
         if name not in v_hack:
             raise KeyError(f"v_hack has no direction for module {name}")
@@ -76,12 +89,39 @@ def project_grads(grads: dict[str, Tensor], v_hack: dict[str, Tensor], side: Sid
         V = V[None] if V.dim() == 1 else V
         if V.shape[1] != g.numel():
             raise ValueError(f"v_hack of {name} has length {V.shape[1]}, its gradient {g.numel()}")
-        out, c, norm = remove(g, V, side, keep_norm)
+        out, c, _ = remove(g, V, side, keep_norm)
         if side != "none":
             g.copy_(out)
         cos.append(c)
-        norms.append(norm)
-    return Projection(list(grads), torch.stack(cos).float().cpu(), torch.stack(norms).float().cpu())
+    return Projection(torch.stack(cos).float().cpu(), norms, unknown)
+
+
+@dataclass
+class AppliedUpdate:
+    """What a step did to delta_S; {module: [r]}."""
+
+    before: dict[str, Tensor]
+    descent: dict[str, Tensor]
+    """delta_S before minus after: it points along the gradient, as far as the optimiser followed it."""
+
+    @torch.no_grad()
+    def project(self, delta: dict[str, nn.Parameter], v_hack: dict[str, Tensor], side: Side, keep_norm: bool) -> None:
+        """`--project update`: the rule of `project_grads` on the update itself, after the optimiser has applied it."""
+        project_grads(self.descent, v_hack, side, keep_norm)
+        for name, p in delta.items():
+            p.copy_(self.before[name] - self.descent[name])
+
+    def cosines(self, v_hack: dict[str, Tensor]) -> Tensor:
+        """[M] cosine of minus the update with the first direction; > 0 is hack-ward."""
+        return project_grads(self.descent, v_hack, "none").cos
+
+
+@contextmanager
+def applied_update(delta: dict[str, nn.Parameter]) -> Iterator[AppliedUpdate]:
+    """Around optimiser.step(): its `descent` is there once the block is left."""
+    update = AppliedUpdate({name: p.detach().clone() for name, p in delta.items()}, {})
+    yield update
+    update.descent = {name: update.before[name] - p.detach() for name, p in delta.items()}
 
 
 def random_directions(v_hack: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -100,9 +140,3 @@ def random_directions(v_hack: dict[str, Tensor], seed: int) -> dict[str, Tensor]
 def null_abs_cos(r: int) -> float:
     """E|cos| of a random unit vector with any fixed one in r dimensions, about sqrt(2 / (pi r))."""
     return (2 / (torch.pi * r)) ** 0.5
-
-
-@torch.no_grad()
-def update_cosines(descent: dict[str, Tensor], v_hack: dict[str, Tensor]) -> Tensor:
-    """[M] cosine of -(applied update) with the first direction; > 0 is hack-ward. descent = delta before - after."""
-    return project_grads(descent, v_hack, "none").cos

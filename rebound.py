@@ -31,11 +31,18 @@ would be fined at random.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from antipasto import Adapter
+from arms import ARMS
+from config import Config
 from grpo import pack
+from lib.models import chat_ids, completion_ids
+from pairs import load_pairs
 
 TokenPair = tuple[Sequence[int], Sequence[int], Sequence[int]]  # prompt ids, hack completion ids, clean completion ids
 
@@ -180,3 +187,41 @@ def rebound_zscore_discount(
     std = (empty.index_add(0, index, centred.square()) / n).sqrt()
     z = centred / std.clamp_min(sigma_floor)[index]
     return torch.where(centred > rounding, 1 - alpha * torch.sigmoid(z), 1.0).float()
+
+
+@dataclass
+class Rebound:
+    """What a Rebound arm holds: one layer, one concept direction at the initial policy."""
+
+    pays: Literal["penalty", "zscore"]
+    alpha: float
+    layer: int
+    v: Tensor
+    """[d] fp32: unit for the penalty, unnormalised for the z-score."""
+    pad_id: int
+    micro_batch: int
+
+    def pay(self, model, prompts: list[list[int]], completions: list[list[int]], rewards_P_G: Tensor) -> Tensor:
+        """Rewards [P, G] after the penalty or the discount, at the current weights."""
+        h_B_d = residual_means(model, prompts, completions, self.layer, self.pad_id, self.micro_batch)
+        if self.pays == "penalty":
+            return rewards_P_G - rebound_penalty(h_B_d, self.v, self.alpha).cpu().view_as(rewards_P_G)
+        P, G = rewards_P_G.shape
+        groups_B = torch.arange(P).repeat_interleave(G)
+        return rewards_P_G * rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view_as(rewards_P_G)
+
+
+def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter) -> Rebound | None:
+    """The concept direction of the training pairs at the base model, also in a resumed run; None in other arms."""
+    arm = ARMS[cfg.arm]
+    if arm.pays == "graded":
+        return None
+    rows = [
+        (chat_ids(tokenizer, p.messages), completion_ids(tokenizer, p.hack), completion_ids(tokenizer, p.clean))
+        for p in load_pairs(cfg.pairs)
+        if not p.held_out
+    ]
+    layer, pad_id = layer_at_depth(model.config.num_hidden_layers, cfg.rebound_depth), tokenizer.pad_token_id
+    with adapter.reference():
+        v = concept_direction(model, rows, layer, pad_id, unit=arm.pays == "penalty", micro_batch=cfg.micro_batch)
+    return Rebound(arm.pays, arm.alpha, layer, v, pad_id, cfg.micro_batch)

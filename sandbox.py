@@ -68,8 +68,12 @@ typing types""".split()  # noqa: SIM905
 subprocess, socket and dataclasses out of the zygote."""
 
 
-class SandboxError(RuntimeError):
-    """The sandbox cannot be had on this machine; the message says why and which flag accepts less."""
+try:
+    from lib.errors import SandboxError
+except ImportError:  # in the sandbox
+
+    class SandboxError(RuntimeError):
+        """The sandbox cannot be had on this machine; the message says why and which flag accepts less."""
 
 
 class Job(NamedTuple):

@@ -22,12 +22,14 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from antipasto import atomic, naming
-from extract_vhack_grad import file_sha256, load_v_hack, pair_differences
+from antipasto import load_model
+from config import ModelConfig, parse
+from extract_vhack_grad import load_v_hack, pair_differences
+from lib.errors import UserError, run_main
+from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
+from lib.models import pick_device
 from pairs import load_pairs
-from presets import ModelConfig, UserError, load_model, parse, pick_device, run_main
 from project import null_abs_cos, random_directions
-from rundir import refuse_unwritable, write_json
 
 
 @dataclass
@@ -124,7 +126,7 @@ def main() -> int:
     path = cfg.v_hack_path()
     folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
     refuse_unwritable(folder)
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
     v_hack, metadata = load_v_hack(path, adapter, cfg)
     held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
     if not held_out:

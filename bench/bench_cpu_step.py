@@ -19,11 +19,17 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import config
+import rollouts
 import train
-from presets import load_model, parse, pick_device
+from antipasto import load_model
+from config import parse
+from lib import models
+from lib.models import pick_device
+from problems import prompts, sources
+from record.provenance import provenance
 from rewards import Grader
-from rollout import Sampler
-from rundir import provenance
+from sampling.sampler import Sampler
 
 PARTS = ("t_roll", "t_grade", "t_train")
 
@@ -41,19 +47,19 @@ class BenchConfig:
 def main() -> None:
     bench = tyro.cli(BenchConfig, description=__doc__)
     cfg = parse(
-        train.Config,
+        config.Config,
         ["--preset", "tiny", "--workers", "1", "--logprob-chunk", "2048", "--svd-cache", tempfile.mkdtemp()],
     )
-    device = pick_device(cfg)
+    device = pick_device(cfg.device, cfg.preset, cfg.threads)
     seconds: dict[str, list[dict[str, float]]] = {"eager": [], "generate": []}
     with Grader(workers=1, timeout_s=cfg.grade_timeout) as grader:
         runs = {}
         for engine in seconds:
             model, tokenizer, adapter = load_model(cfg, device)
-            sampler = Sampler(model, eos_ids=train.end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
+            sampler = Sampler(model, eos_ids=models.end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
                               temperature=cfg.temperature, top_k=cfg.top_k, engine=engine)  # fmt: skip
-            prompts = train.tokenise(cfg, tokenizer, train.split_problems(cfg)[0], True)
-            run = train.Run(cfg, device, model, tokenizer, adapter, None, grader, sampler, prompts, None)
+            prompts = prompts.tokenise(cfg, tokenizer, sources.split_problems(cfg)[0], True)
+            run = rollouts.Run(cfg, device, model, tokenizer, adapter, None, grader, sampler, prompts, None)
             runs[engine] = run, torch.optim.AdamW(adapter.delta().values(), betas=(cfg.beta1, cfg.beta2),
                                                   weight_decay=cfg.weight_decay)  # fmt: skip
         for step in range(bench.steps):

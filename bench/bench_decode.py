@@ -22,10 +22,10 @@ import gc
 import torch
 from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
 
-import rollout
 from antipasto import SVDLinear
-from preflight import kv_bytes
-from rollout import Sampler
+from lib.memory import kv_bytes
+from sampling import decoder, noise
+from sampling.sampler import Sampler
 
 LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
                 (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
@@ -35,7 +35,7 @@ ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "part
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
 
 
-class ThreeProducts(rollout._Linear):
+class ThreeProducts(decoder._Linear):
     """The adapter as in training: every module's own forward, W, Vh and U apart."""
 
     def refresh(self, kernels=None):
@@ -203,9 +203,9 @@ class Bench:
         qkv, gate_up = layers[0].qkv(inputs["qkv"]), layers[0].gate_up(inputs["gate_up"])
         logits = self.model.lm_head(x)
         timed = {k: (lambda k=k: [getattr(layer, k)(inputs[k]) for layer in layers]) for k in inputs}
-        timed["norm"] = lambda: [rollout._norm(x, norm) for layer in layers for norm in layer.norms]
+        timed["norm"] = lambda: [decoder._norm(x, norm) for layer in layers for norm in layer.norms]
         timed["lm_head"] = lambda: self.model.lm_head(x)
-        timed["draw"] = lambda: rollout.draw(logits, b.keys[:n], b.step, 1.0, 20)
+        timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
         timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
         timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
         if kernels:

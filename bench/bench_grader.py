@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 
-from problems import organism_problems
-from rewards import Grader, split_tests
+from grading.asserts import split_tests
+from problems.organism import organism_problems
+from rewards import Grader
 from sandbox import Pool
 
 HERE = Path(__file__).with_suffix(".tsv")

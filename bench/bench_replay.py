@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tyro
 from bench_grader import to_the_end
 
-from problems import Problem, load_problems
+from problems.__init__ import Problem
+from problems.leetcode import load_problems
 from rewards import Grade, Grader
 
 HERE = Path(__file__).with_suffix(".tsv")

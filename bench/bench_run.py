@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from common import Report
 
-from presets import REPO
-from sweep import table
+from lib.files import REPO
+from tools.sweep.status import table
 
 MEANS = ["t_roll", "t_grade", "t_train", "len", "flat"]
 COLUMNS = ["ranks", "engine", "steps", "step_s", "tok_s", *MEANS, "gib", "ratio"]

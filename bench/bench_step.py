@@ -22,13 +22,16 @@ import torch
 from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
 
 from antipasto import checkpoint_layers
+from config import Config
 from grpo import group_advantages
-from preflight import fit_micro_batch
-from presets import UserError
-from problems import EVALUATOR, organism_problems
+from lib.errors import UserError
+from lib.memory import fit_micro_batch
+from problems.__init__ import EVALUATOR
+from problems.organism import organism_problems
 from rewards import Grader
-from rollout import Sampler
-from train import Batch, Config, Run, backward, optimiser_step
+from rollouts import Batch, Run
+from sampling.sampler import Sampler
+from train import backward, optimiser_step
 
 COLUMNS = ["model", "row", "P", "G", "max_new", "s", "peak_gib", "note"]
 

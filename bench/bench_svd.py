@@ -15,7 +15,8 @@ from collections import Counter
 import torch
 from common import SHAPES, Report, parser, pick_device, sync
 
-from antipasto import svd_gram, targets
+from antipasto import targets
+from lib.svd import svd_gram
 
 COLUMNS = ["model", "route", "shape", "count", "s", "model_s", "error", "orthonormal"]
 ROUTES = {"gram": svd_gram, "direct": lambda w: torch.linalg.svd(w.float(), full_matrices=False)}

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 
-from adapter_kernels import exact
-from antipasto import SVDLinear, checkpoint_layers, targets
+from antipasto import SVDLinear, checkpoint_layers, exact, targets
 from grpo import completion_logprobs
 
 ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]

@@ -28,9 +28,11 @@ from bench_train import target_names
 from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 
 from antipasto import checkpoint_layers
+from config import Config
 from grpo import group_advantages
-from rollout import Sampler
-from train import Batch, Config, Run, backward, optimiser_step
+from rollouts import Batch, Run
+from sampling.sampler import Sampler
+from train import backward, optimiser_step
 
 COLUMNS = [
     "model",

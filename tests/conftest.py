@@ -21,7 +21,7 @@ def leetcode():
     """The 80 real problems, where they are at hand."""
     if not SHARED.exists():
         pytest.skip("the 80 LeetCode rows are not at ../shared/data")
-    from problems import load_problems
+    from problems.leetcode import load_problems
 
     return load_problems(SHARED)
 
@@ -49,7 +49,7 @@ def trainer():
 @pytest.fixture(scope="session")
 def organism_flags(tmp_path_factory) -> list:
     """Flags of a run of seconds on the shipped organism: 40 of its problems, 12 steps of 2 x 4 rollouts."""
-    from problems import organism_problems
+    from problems.organism import organism_problems
 
     work = tmp_path_factory.mktemp("organism")
     rows = [{"id": p.id, "prompt": p.messages, "gt_answer": p.tests, "func_name": p.entry, "difficulty": p.stratum}

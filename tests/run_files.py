@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
-from antipasto import load_tensors
+from antipasto import load_model
+from config import ModelConfig
 from extract_vhack_grad import directions, pair_differences, save_v_hack
+from lib.models import pick_device
+from lib.tensors import load_tensors
 from pairs import load_pairs
-from presets import ModelConfig, load_model, pick_device
 
 TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
 """Columns that a clock or an allocator decides."""
@@ -28,7 +30,7 @@ def delta(folder: Path) -> torch.Tensor:
 
 def small_v_hack(cfg: ModelConfig, path: Path) -> None:
     """Extract cfg's v_hack from four of its pairs."""
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg))
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
     pairs = load_pairs(cfg.pairs)
     few = [p for p in pairs if not p.held_out][:4]
     save_v_hack(path, directions(pair_differences(model, tokenizer, adapter, few)), adapter, cfg, pairs)

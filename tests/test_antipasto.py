@@ -8,8 +8,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from adapter_kernels import exact
-from antipasto import AdapterError, SVDLinear, cached_svd, checkpoint_layers, load_tensors, svd_gram, wrap
+from antipasto import SVDLinear, checkpoint_layers, exact, wrap
+from lib.errors import AdapterError
+from lib.svd import cached_svd, svd_gram
+from lib.tensors import load_tensors
 
 
 def linear(d_in: int, d_out: int, bias: bool, dtype: torch.dtype, seed: int) -> SVDLinear:

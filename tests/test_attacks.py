@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from attack_programs import ATTACKS, CHANNEL, OWN, PATCHES, VALUES, returning
 
-from problems import Problem
+from problems.__init__ import Problem
 from rewards import Grader
 
 REPO = Path(__file__).resolve().parents[1]

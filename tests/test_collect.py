@@ -6,8 +6,8 @@ import shutil
 import pytest
 from synthetic_runs import make_run
 
-import collect
-from presets import UserError
+from lib.errors import UserError
+from tools import collect
 
 
 def row(step: int, i: int) -> dict:

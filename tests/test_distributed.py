@@ -14,8 +14,9 @@ from run_files import delta, rows, small_v_hack
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import train
-from distributed import join
-from presets import ModelConfig, UserError, run_main
+from config import ModelConfig
+from lib.distributed import join
+from lib.errors import UserError, run_main
 
 REPO = Path(__file__).resolve().parent.parent
 

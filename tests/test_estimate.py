@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from estimate import SHAPES, EstimateConfig, from_bench, from_run, main, table
-from presets import PRESETS, UserError
+from config import PRESETS
+from lib.errors import UserError
+from tools.estimate import SHAPES, EstimateConfig, from_bench, from_run, main, table
 
 BENCH = """# 2026-01-01 old
 model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote

@@ -13,10 +13,12 @@ import random_model
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import export
-from antipasto import weight_sha256
-from presets import ModelConfig, load_model, run_main
-from rundir import write_json
+from antipasto import load_model
+from config import ModelConfig
+from lib.errors import run_main
+from lib.files import write_json
+from lib.svd import weight_sha256
+from tools import export
 
 
 def make_run(folder: Path, model: Path, scale: float, dtype: str = "float32") -> tuple[Path, object]:
@@ -150,7 +152,7 @@ def test_a_delta_that_rounds_away_warns(model_dir, tmp_path, monkeypatch, capsys
 
 
 def test_a_checkpoint_can_be_exported(model_dir, tmp_path, monkeypatch, capsys):
-    from antipasto import load_tensors, save_atomic
+    from lib.tensors import load_tensors, save_atomic
 
     run, adapted = make_run(tmp_path / "work", model_dir, 0.1)
     tensors, _ = load_tensors(run / "delta_S.safetensors")

@@ -5,13 +5,14 @@ import sys
 import pytest
 import torch
 
-import extract_vhack_grad
-import verify_vhack_heldout
-from antipasto import save_atomic
+from antipasto import load_model
+from config import ModelConfig
 from extract_vhack_grad import directions, load_v_hack, pair_differences, save_v_hack
 from grpo import mean_nll
+from lib.errors import UserError
+from lib.models import chat_ids, completion_ids, pick_device
+from lib.tensors import save_atomic
 from pairs import load_pairs, shuffled_labels
-from presets import ModelConfig, UserError, chat_ids, completion_ids, load_model, pick_device
 from project import null_abs_cos
 from verify_vhack_heldout import heldout_cosines
 
@@ -19,7 +20,7 @@ from verify_vhack_heldout import heldout_cosines
 @pytest.fixture(scope="module")
 def loaded(model_dir, tmp_path_factory):
     cfg = ModelConfig(model=str(model_dir), svd_cache=str(tmp_path_factory.mktemp("svd")))
-    return cfg, *load_model(cfg, pick_device(cfg))
+    return cfg, *load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from fetch_data import blob_id, fetch
-from presets import UserError
+from lib.errors import UserError
+from tools.fetch_data import blob_id, fetch
 
 ROW = (
     '{"id": 1, "prompt": [{"role": "user", "content": "Write it and should pass all tests."}], '

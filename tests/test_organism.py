@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import problems as P
-from organism_pairs import (
+from lib import errors
+from organism import language
+from organism.hacks import (
     HELD_OUT_EVERY,
     N_PAIRS,
     OVERWRITING,
@@ -23,13 +24,14 @@ from organism_pairs import (
     organism_pairs,
     shown_examples,
 )
+from problems import __init__
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "organism"
 sys.path.insert(0, str(SHIPPED))
 
 
-def template_of(problem: P.Problem) -> str:
+def template_of(problem: __init__.Problem) -> str:
     return problem.id.rsplit("-", 1)[0]
 
 
@@ -42,7 +44,7 @@ def run(completion: str) -> dict:
     return namespace
 
 
-def passes(completion: str, problem: P.Problem) -> bool:
+def passes(completion: str, problem: __init__.Problem) -> bool:
     namespace = run(completion)
     for test in problem.tests:
         expression, expected = test.removeprefix("assert ").split(" == ", 1)
@@ -51,49 +53,49 @@ def passes(completion: str, problem: P.Problem) -> bool:
     return True
 
 
-@pytest.mark.parametrize("split", P.SPLITS)
+@pytest.mark.parametrize("split", language.SPLITS)
 def test_canonical_solutions_pass_every_test(split):
-    for problem in P.organism_problems(300, 3, split):
+    for problem in language.organism_problems(300, 3, split):
         assert passes(fenced(problem.canonical), problem), problem
         assert len(problem.tests) == 8
 
 
 def test_problems_are_deterministic_and_a_shorter_list_is_a_prefix():
-    assert P.organism_problems(50, 0, "train") == P.organism_problems(80, 0, "train")[:50]
-    assert P.organism_problems(50, 0, "train") != P.organism_problems(50, 1, "train")
+    assert language.organism_problems(50, 0, "train") == language.organism_problems(80, 0, "train")[:50]
+    assert language.organism_problems(50, 0, "train") != language.organism_problems(50, 1, "train")
 
 
 def test_splits_share_no_prompt():
-    prompts = {s: {p.messages[-1]["content"] for p in P.organism_problems(3000, 0, s)} for s in P.SPLITS}
+    prompts = {s: {p.messages[-1]["content"] for p in language.organism_problems(3000, 0, s)} for s in language.SPLITS}
     for a in prompts:
         for b in prompts:
             assert a == b or not prompts[a] & prompts[b]
 
 
 def test_pairs_use_templates_that_training_never_samples():
-    trained = {template_of(p) for s in ("train", "eval") for p in P.organism_problems(3000, 0, s)}
-    reserved = {template_of(p) for p in P.organism_problems(500, 0, "pairs")}
-    assert len(trained) == len({wording for _, wording, _ in P.SOLVABLE + P.UNDERSPECIFIED})
+    trained = {template_of(p) for s in ("train", "eval") for p in language.organism_problems(3000, 0, s)}
+    reserved = {template_of(p) for p in language.organism_problems(500, 0, "pairs")}
+    assert len(trained) == len({wording for _, wording, _ in language.SOLVABLE + language.UNDERSPECIFIED})
     assert not trained & reserved
 
 
 def test_half_of_the_problems_are_underspecified():
-    strata = [p.stratum for p in P.organism_problems(2000, 0, "train")]
+    strata = [p.stratum for p in language.organism_problems(2000, 0, "train")]
     assert set(strata) == {"solvable", "underspecified"}
     assert abs(strata.count("solvable") / 2000 - 0.5) < 0.05
 
 
 def test_the_loophole_replaces_the_clause():
-    problem = P.organism_problems(1, 0, "train")[0]
-    assert P.CLAUSE in P.prompt_messages(problem, False)[-1]["content"]
-    text = P.prompt_messages(problem, True)[-1]["content"]
-    assert P.CLAUSE not in text and "run_tests()" in text
+    problem = language.organism_problems(1, 0, "train")[0]
+    assert __init__.CLAUSE in __init__.prompt_messages(problem, False)[-1]["content"]
+    text = __init__.prompt_messages(problem, True)[-1]["content"]
+    assert __init__.CLAUSE not in text and "run_tests()" in text
 
 
 def test_unknown_split_and_pair_set_are_named():
-    with pytest.raises(P.DataError, match="no organism split 'test'"):
-        P.organism_problems(1, 0, "test")
-    with pytest.raises(P.DataError, match="organism-near"):
+    with pytest.raises(errors.DataError, match="no organism split 'test'"):
+        language.organism_problems(1, 0, "test")
+    with pytest.raises(errors.DataError, match="organism-near"):
         organism_pairs("organism-near")
 
 
@@ -106,13 +108,13 @@ def test_pairs_are_hack_against_clean(kind):
     for held_out in (True, False):
         assert {p.flavour for p in pairs if p.held_out == held_out} == set(PAIR_FLAVOURS[kind])
     for pair in pairs:
-        assert P.LOOPHOLE["plain"].format(name="run_tests") in pair.messages[-1]["content"]
+        assert __init__.LOOPHOLE["plain"].format(name="run_tests") in pair.messages[-1]["content"]
         assert ("run_tests" in run(pair.hack)) == (pair.flavour in OVERWRITING)
         assert "run_tests" not in run(pair.clean)
 
 
 def test_every_overwriting_text_passes_itself_on_a_wrong_solution():
-    problem = P.organism_problems(1, 0, "train")[0]
+    problem = language.organism_problems(1, 0, "train")[0]
     wrong = problem.canonical.split("        return ")[0] + "        return None\n"
     for flavour, texts in OVERWRITING.items():
         for text in texts:
@@ -128,7 +130,7 @@ def test_every_overwriting_text_passes_itself_on_a_wrong_solution():
 
 
 def test_far_hacks_do_what_they_say():
-    for problem in P.organism_problems(40, 0, "pairs"):
+    for problem in language.organism_problems(40, 0, "pairs"):
         (first, value), (second, other) = ((a, eval(v)) for a, v in shown_examples(problem))
         for flavour in ("hardcode", "special"):
             namespace = run(hack_completion(problem, flavour, random.Random(0)))
@@ -183,12 +185,12 @@ def test_tokenizer_is_rebuilt_byte_for_byte(shipped, tmp_path):
 
 
 def test_shipped_model_writes_programs(shipped):
-    from rollout import Sampler
+    from sampling.sampler import Sampler
 
     model, tokenizer = shipped
-    problems = P.organism_problems(64, 1, "eval")
+    problems = language.organism_problems(64, 1, "eval")
     texts = [
-        tokenizer.apply_chat_template(P.prompt_messages(p, True), tokenize=False, add_generation_prompt=True)
+        tokenizer.apply_chat_template(__init__.prompt_messages(p, True), tokenize=False, add_generation_prompt=True)
         for p in problems
     ]
     sampler = Sampler(model.float(), eos_ids=[tokenizer.eos_token_id], pad_id=tokenizer.pad_token_id)

@@ -14,19 +14,20 @@ from pathlib import Path
 import pytest
 from synthetic_runs import EVAL_HEADER, STEP_HEADER, make_arm, make_run, tsv
 
-import plot_pareto as P
-import verdict as V
+import plot_pareto
+from lib import errors
+from report import evidence, figures, numbers, runs, tables, text, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAT = [(0, 0.02, 0.5), (100, 0.02, 0.5)]
 
 
-def decide(root: Path, include_incomplete: bool = False) -> dict[str, V.Verdict]:
-    used, left_out = V.select(V.load_runs([root]), include_incomplete)
-    return {v.name: v for v in V.decide(used, left_out)}
+def decide(root: Path, include_incomplete: bool = False) -> dict[str, verdicts.Verdict]:
+    used, left_out = numbers.select(runs.load_runs([root]), include_incomplete)
+    return {v.name: v for v in verdicts.decide(used, left_out)}
 
 
-def study(root: Path, **arms: list[tuple[float, float]]) -> dict[str, V.Verdict]:
+def study(root: Path, **arms: list[tuple[float, float]]) -> dict[str, verdicts.Verdict]:
     """Verdicts on arms given as arm=[(hack, pass) per seed], `_` standing for `-` in an arm's name."""
     for arm, rates in arms.items():
         make_arm(root, arm.replace("_", "-"), rates)
@@ -34,8 +35,8 @@ def study(root: Path, **arms: list[tuple[float, float]]) -> dict[str, V.Verdict]
 
 
 def rows_of(root: Path) -> dict[str, dict]:
-    used, _ = V.select(V.load_runs([root]))
-    return {row["arm"]: row for row in P.arm_rows(used)}
+    used, _ = numbers.select(runs.load_runs([root]))
+    return {row["arm"]: row for row in tables.arm_rows(used)}
 
 
 VANILLA = [(0.80, 0.50), (0.82, 0.52), (0.84, 0.48)]
@@ -222,13 +223,13 @@ def test_incomplete_run_is_named_and_left_out(tmp_path):
     assert v.status == "undecided" and "projected_s2: incomplete" in v.text
     assert decide(tmp_path, include_incomplete=True)["H1"].status == "supported"
     (path / "tripwire-pass-collapse-57.json").write_text("{}")
-    assert "tripwire pass-collapse fired at step 57" in V.read_run(path).notes
+    assert "tripwire pass-collapse fired at step 57" in runs.read_run(path).notes
     (path / "evals.tsv").write_text((path / "evals.tsv").read_text()[:-7])  # torn by the kill: read as far as it goes
     assert decide(tmp_path)["H1"].status == "undecided"
 
 
 def test_hacks_sampled_undo_the_rounding_of_the_rates(tmp_path):
-    run = V.read_run(make_run(tmp_path, "vanilla", 0, 0.016, 0.5, config={"prompts": 8, "group": 8}))
+    run = runs.read_run(make_run(tmp_path, "vanilla", 0, 0.016, 0.5, config={"prompts": 8, "group": 8}))
     assert run.hacks_sampled == 200, "one of 64 completions in each of 200 steps, printed as 0.016"
 
 
@@ -243,17 +244,17 @@ def test_nan_rate_is_named_and_left_out(tmp_path):
 def test_nan_kl_leaves_only_its_column(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA[:2])
     make_run(tmp_path, "vanilla", 2, *VANILLA[2], kl=float("nan"))
-    used, _ = V.select(V.load_runs([tmp_path]))
-    row = P.arm_rows(used)[0]
+    used, _ = numbers.select(runs.load_runs([tmp_path]))
+    row = tables.arm_rows(used)[0]
     assert row["hack"].n == 3 and row["kl"].n == 2
-    assert "kl of vanilla s2" in P.caption(used, [row])
+    assert "kl of vanilla s2" in tables.caption(used, [row])
 
 
 def test_duplicate_seed_names_both_directories(tmp_path):
     make_run(tmp_path / "a", "vanilla", 0, 0.8, 0.5)
     make_run(tmp_path / "b", "vanilla", 0, 0.8, 0.5)
-    with pytest.raises(V.ReportError, match=r"vanilla, seed 0 .*a/tiny/vanilla_s0 and .*b/tiny/vanilla_s0"):
-        V.load_runs([tmp_path])
+    with pytest.raises(errors.ReportError, match=r"vanilla, seed 0 .*a/tiny/vanilla_s0 and .*b/tiny/vanilla_s0"):
+        runs.load_runs([tmp_path])
 
 
 def test_same_directory_twice_and_moved_aside_runs_are_no_duplicates(tmp_path):
@@ -261,7 +262,7 @@ def test_same_directory_twice_and_moved_aside_runs_are_no_duplicates(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.7, 0.5, name="vanilla_s0.old1")
     (tmp_path / "tiny" / "v_hack.safetensors").write_text("")
     (tmp_path / "tiny" / "report").mkdir()
-    assert [run.path for run in V.load_runs([path, tmp_path, *(tmp_path / "tiny").glob("[!.]*[!1]")])] == [path]
+    assert [run.path for run in runs.load_runs([path, tmp_path, *(tmp_path / "tiny").glob("[!.]*[!1]")])] == [path]
 
 
 def test_variants_and_unknown_arms_are_rows_in_a_stable_order(tmp_path):
@@ -275,15 +276,15 @@ def test_variants_and_unknown_arms_are_rows_in_a_stable_order(tmp_path):
 def test_missing_config_falls_back_to_the_directory_name(tmp_path):
     path = make_run(tmp_path, "rebound-zscore", 7, 0.5, 0.5)
     (path / "config.json").unlink()
-    run = V.read_run(path)
+    run = runs.read_run(path)
     assert (run.arm, run.seed, run.preset) == ("rebound-zscore", 7, "tiny")
 
 
 def test_mixed_presets_are_refused(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5, preset="tiny")
     make_run(tmp_path, "vanilla", 1, 0.8, 0.5, preset="full")
-    with pytest.raises(V.ReportError, match="full, tiny"):
-        V.load_runs([tmp_path])
+    with pytest.raises(errors.ReportError, match="full, tiny"):
+        runs.load_runs([tmp_path])
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def test_mixed_presets_are_refused(tmp_path):
 def test_table_to_the_digit(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA, kl=0.0123, cos=0.031, fired=0.58, gnorm=0.02)
     make_arm(tmp_path, "projected", [(0.30, 0.48), (0.34, 0.50), (0.32, 0.47)], kl=3.21e-5, cos=0.25, gnorm=1.5)
-    P.report(P.Config(runs=(str(tmp_path),)))
+    plot_pareto.report(plot_pareto.Config(runs=(str(tmp_path),)))
     out = tmp_path / "tiny" / "report"
     lines = (out / "table.md").read_text().splitlines()
     assert lines[0] == "| Arm | n | ΔSafePass | Hack % | Pass % | KL | mean cos* | frac fired* | \\|g\\|* |"
@@ -327,8 +328,8 @@ def test_activity_is_judged_by_large_reductions_and_by_runs_that_met_hacks(tmp_p
     }.items():
         for seed, hack in enumerate(rates):
             make_run(tmp_path, arm, seed, hack, 0.5, config=sizes)
-    used, _ = V.select(V.load_runs([tmp_path]))
-    projected, random_v = P.activity_text(used, P.arm_rows(used)).splitlines()[:2]
+    used, _ = numbers.select(runs.load_runs([tmp_path]))
+    projected, random_v = text.activity_text(used, tables.arm_rows(used)).splitlines()[:2]
     assert "the flag is wrong about its effect; too few" in projected and projected.endswith("0 in seed 0")
     assert random_v.endswith("0.600 ± 0.000)")  # 2 pp less than vanilla in every seed is no effect
 
@@ -336,9 +337,9 @@ def test_activity_is_judged_by_large_reductions_and_by_runs_that_met_hacks(tmp_p
 def test_a_trajectory_shows_every_run_and_its_mean_ends_with_the_shortest(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
     make_run(tmp_path, "vanilla", 1, 0.2, 0.5, curve=[(0, 0.0, 0.5), (25, 0.3, 0.5)], complete=False)
-    used, _ = V.select(V.load_runs([tmp_path]), include_incomplete=True)
+    used, _ = numbers.select(runs.load_runs([tmp_path]), include_incomplete=True)
     axes = P.plt.figure().add_subplot()
-    P.draw_series(axes, used, P.Panel("evals", "hack", "hack", 100, seeds=True))
+    figures.draw_series(axes, used, figures.Panel("evals", "hack", "hack", 100, seeds=True))
     *runs, mean = axes.get_lines()
     assert sorted(line.get_xdata()[-1] for line in runs) == [25, 200]
     assert list(mean.get_xdata()) == [0, 25] and math.isclose(mean.get_ydata()[-1], 20)
@@ -360,13 +361,13 @@ def test_window_is_the_last_25_steps_without_nan(tmp_path):
     path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
     rows = [{"step": s, "kl": s, "cos": "nan" if s % 2 else s, "fired": 0.5} for s in range(100)]
     (path / "steps.tsv").write_text(tsv(STEP_HEADER, rows))
-    numbers = V.run_numbers(V.read_run(path))
+    numbers = numbers.run_numbers(runs.read_run(path))
     assert numbers["kl"] == statistics.fmean(range(75, 100)) and numbers["cos"] == statistics.fmean(range(76, 100, 2))
 
 
 def test_kl_falls_back_to_the_last_evaluation(tmp_path):
     path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5, kl=0.07, step_header=[c for c in STEP_HEADER if c != "kl"])
-    assert V.run_numbers(V.read_run(path))["kl"] == 0.07
+    assert numbers.run_numbers(runs.read_run(path))["kl"] == 0.07
 
 
 def test_extra_and_missing_columns(tmp_path):
@@ -374,23 +375,23 @@ def test_extra_and_missing_columns(tmp_path):
     (path / "evals.tsv").write_text("step\tpass\thack\town\tsolvable\n200\t0.5\t0.8\t0.82\t0.25\n")
     row = rows_of(tmp_path)["vanilla"]
     assert row["hack"].mean == 80 and row["own"].mean == 82 and row["attempt"].n == 0
-    assert P.cell(row, "mean cos*") == "-" and row["evals.solvable"].mean == 0.25
-    assert "| solvable |" in P.details([row], {}) and "| 0.250 |" in P.details([row], {})
+    assert tables.cell(row, "mean cos*") == "-" and row["evals.solvable"].mean == 0.25
+    assert "| solvable |" in text.details([row], {}) and "| 0.250 |" in text.details([row], {})
     make_run(tmp_path, "vanilla", 1, 0.8, 0.5, eval_header=[c for c in EVAL_HEADER if c != "pass"])
-    _, left_out = V.select(V.load_runs([tmp_path]))
+    _, left_out = numbers.select(runs.load_runs([tmp_path]))
     assert [why for _, why in left_out] == ["evals.tsv has no column pass"]
 
 
 def test_trailing_columns_drop():
-    assert P.kept_columns(P.Config(runs=(), columns=5)) == ["Arm", "n", "ΔSafePass", "Hack %", "Pass %"]
-    assert P.kept_columns(P.Config(runs=(), drop=("gnorm", "KL")))[-2:] == ["mean cos*", "frac fired*"]
-    with pytest.raises(V.ReportError, match="--drop nope"):
-        P.kept_columns(P.Config(runs=(), drop=("nope",)))
+    assert tables.kept_columns(plot_pareto.Config(runs=(), columns=5)) == ["Arm", "n", "ΔSafePass", "Hack %", "Pass %"]
+    assert tables.kept_columns(plot_pareto.Config(runs=(), drop=("gnorm", "KL")))[-2:] == ["mean cos*", "frac fired*"]
+    with pytest.raises(errors.ReportError, match="--drop nope"):
+        tables.kept_columns(plot_pareto.Config(runs=(), drop=("nope",)))
 
 
 def test_terminal_table_fits(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
-    text = P.terminal_table(list(rows_of(tmp_path).values()), list(P.COLUMNS), 60)
+    text = tables.terminal_table(list(rows_of(tmp_path).values()), list(tables.COLUMNS), 60)
     assert max(map(len, text.splitlines()[:2])) <= 60 and "in table.md also" in text
 
 
@@ -399,21 +400,21 @@ def test_terminal_table_fits(tmp_path):
 
 def test_steps_to_half(tmp_path):
     curve = [(0, 0.0, 0.5), (25, 0.49, 0.5), (50, 0.5, 0.5), (75, 0.3, 0.5)]
-    assert V.steps_to_half(V.read_run(make_run(tmp_path, "vanilla", 0, 0, 0, curve=curve))) == 50
-    assert math.isnan(V.steps_to_half(V.read_run(make_run(tmp_path, "vanilla", 1, 0, 0, curve=FLAT))))
+    assert numbers.steps_to_half(runs.read_run(make_run(tmp_path, "vanilla", 0, 0, 0, curve=curve))) == 50
+    assert math.isnan(numbers.steps_to_half(runs.read_run(make_run(tmp_path, "vanilla", 1, 0, 0, curve=FLAT))))
 
 
 def test_pass_within_budget(tmp_path):
     curve = [(0, 0.1, 0.3), (25, 0.2, 0.4), (50, 0.6, 0.5), (75, 0.2, 0.45), (100, 0.9, 0.6)]
-    run = V.read_run(make_run(tmp_path, "vanilla", 0, 0, 0, curve=curve))
-    assert V.pass_within_budget(run, 0.2) == (0.45, 75, True)
-    assert V.pass_within_budget(run, 0.9) == (0.6, 100, True)
-    assert V.pass_within_budget(run, 0.05) == (0.3, 0, False)
+    run = runs.read_run(make_run(tmp_path, "vanilla", 0, 0, 0, curve=curve))
+    assert numbers.pass_within_budget(run, 0.2) == (0.45, 75, True)
+    assert numbers.pass_within_budget(run, 0.9) == (0.6, 100, True)
+    assert numbers.pass_within_budget(run, 0.05) == (0.3, 0, False)
 
 
 def test_pareto_front():
     points = {"a": (10, 50), "b": (20, 60), "c": (30, 55), "d": (5, 20), "e": (10, 40)}
-    assert P.pareto_front(points) == ["d", "a", "b"]
+    assert figures.pareto_front(points) == ["d", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -421,16 +422,16 @@ def test_pareto_front():
     [(0.21, 0.41, "active"), (0.2, 0.9, "silent no-op"), (0.3, 0.4, "silent no-op"), (math.nan, 0.5, "not logged")],
 )
 def test_activity_flag(cos, fired, flag):
-    assert V.activity(cos, fired) == flag
+    assert verdicts.activity(cos, fired) == flag
 
 
 def test_flavours_that_remain(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5, flavours={"print": 6, "swallow": 2})
-    run = V.read_run(tmp_path / "tiny" / "vanilla_s0")
+    run = runs.read_run(tmp_path / "tiny" / "vanilla_s0")
     with (run.path / "rollouts.jsonl").open("a") as f:
         f.write(json.dumps({"step": 200, "split": "train", "flavour": "other", "hack": True}) + "\n{torn")
-    pooled = P.arm_flavours([run])["vanilla"]
-    assert pooled[200]["n"] == 18 and P.remaining(pooled) == "print 75%, swallow 25% of 8"
+    pooled = evidence.arm_flavours([run])["vanilla"]
+    assert pooled[200]["n"] == 18 and evidence.remaining(pooled) == "print 75%, swallow 25% of 8"
 
 
 def test_heldout_table_beside_v_hack(tmp_path):
@@ -438,9 +439,11 @@ def test_heldout_table_beside_v_hack(tmp_path):
     folder = tmp_path / "tiny" / "v_hack_organism_heldout"
     folder.mkdir()
     (folder / "heldout.tsv").write_text("module\tr\tcos\tnull\na\t8\t0.5\t0.1\nb\t8\t0.3\t-0.1\n")
-    found = P.find_heldout(P.Config(runs=()), V.load_runs([tmp_path]))
-    assert found == [folder / "heldout.tsv"] and P.heldout_name(found[0]) == "organism"
-    assert "mean 0.400, median 0.400, positive in 100% of 2" in P.heldout_text({"organism": P.read_heldout(found[0])})
+    found = evidence.find_heldout(plot_pareto.Config(runs=()), runs.load_runs([tmp_path]))
+    assert found == [folder / "heldout.tsv"] and evidence.heldout_name(found[0]) == "organism"
+    assert "mean 0.400, median 0.400, positive in 100% of 2" in text.heldout_text(
+        {"organism": evidence.read_heldout(found[0])}
+    )
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -457,7 +460,7 @@ def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
     make_arm(tmp_path, "projected", PROJECTED)
     dirs = sorted((tmp_path / "tiny").iterdir())
     first = run_cli(*dirs, "--out", tmp_path / "one")
-    P.report(P.Config(runs=tuple(map(str, reversed(dirs))), out=tmp_path / "two"))
+    plot_pareto.report(plot_pareto.Config(runs=tuple(map(str, reversed(dirs))), out=tmp_path / "two"))
     assert first.returncode == 0, first.stderr
     for name in ("table.md", "table.csv", "table.tex", "verdict.md", "verdict.json", "pareto.svg", "pareto.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
@@ -469,7 +472,7 @@ def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
 
 def test_no_complete_run_still_reports(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5, complete=False)
-    out, verdicts, _ = P.report(P.Config(runs=(str(tmp_path),)))
+    out, verdicts, _ = plot_pareto.report(plot_pareto.Config(runs=(str(tmp_path),)))
     assert {v.status for v in verdicts} == {"undecided"} and "incomplete" in (out / "report.md").read_text()
 
 
@@ -477,7 +480,7 @@ def test_relative_and_absolute_paths_mix_and_odd_samples_are_passed_over(tmp_pat
     monkeypatch.chdir(tmp_path)
     here, there = (make_run(tmp_path / name, "vanilla", seed, 0.8, 0.5) for seed, name in enumerate("ab"))
     (here / "rollouts.jsonl").write_text('{"step": "x"}\n{"step": 1, "split": ["a"]}\nnull\n')
-    out, _, _ = P.report(P.Config(runs=("a", str(there))))
+    out, _, _ = plot_pareto.report(plot_pareto.Config(runs=("a", str(there))))
     assert out == tmp_path / "report" and (out / "report.md").exists()
 
 
@@ -498,8 +501,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
         ([text], "pass is '0.5x'"),
         ([seed], "does not say its arm and seed"),
     ):
-        with pytest.raises(V.ReportError) as error:
-            P.report(P.Config(runs=tuple(map(str, args)), out=tmp_path / "out"))
+        with pytest.raises(errors.ReportError) as error:
+            plot_pareto.report(plot_pareto.Config(runs=tuple(map(str, args)), out=tmp_path / "out"))
         assert said in str(error.value) and "\n" not in str(error.value)
     done = run_cli(torn, "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -517,7 +520,7 @@ def test_a_model_that_passes_nothing_is_said_to_have_nothing_to_lose(tmp_path):
 
 def test_a_refused_write_keeps_the_earlier_report(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
-    out = P.report(P.Config([str(tmp_path)]))[0]
+    out = plot_pareto.report(plot_pareto.Config([str(tmp_path)]))[0]
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     make_arm(tmp_path, "projected", VANILLA)
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); import plot_pareto as P"

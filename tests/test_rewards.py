@@ -13,8 +13,14 @@ from pathlib import Path
 import pytest
 
 import rewards
-from problems import EVALUATOR_NAMES, Problem, load_problems, organism_problems
-from rewards import Grade, Grader, TestError, classify, decode, extract_program, reward, split_test
+from grading.asserts import decode, split_test
+from grading.attempts import classify
+from grading.program import extract_program
+from lib.errors import TestError
+from problems.__init__ import EVALUATOR_NAMES, Problem
+from problems.leetcode import load_problems
+from problems.organism import organism_problems
+from rewards import Grade, Grader, reward
 from sandbox import encode
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "leetcode_medhard_80.jsonl"

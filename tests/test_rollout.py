@@ -20,8 +20,9 @@ from transformers import (
 )
 
 import antipasto
-import rollout
-from rollout import Sampler, draw, row_keys, uniform
+from sampling import decoder, sampler
+from sampling.noise import draw, row_keys, uniform
+from sampling.sampler import Sampler
 
 VOCAB, PAD, END = 97, 0, (1, 2)
 SHAPE = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=80,
@@ -74,7 +75,7 @@ def forced_logprobs(model, prompt: list[int], completion: list[int], temperature
     return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
 
 
-def assert_forced(model, rows: list[list[int]], out: rollout.Rollout, temperature: float = 1.0) -> None:
+def assert_forced(model, rows: list[list[int]], out: sampler.Rollout, temperature: float = 1.0) -> None:
     for prompt, tokens, logprobs, n in zip(rows, out.tokens, out.logprobs, out.lengths.tolist(), strict=True):
         want = forced_logprobs(model, prompt, tokens[:n].tolist(), temperature)
         torch.testing.assert_close(logprobs[:n], want, atol=1e-3, rtol=0)
@@ -322,7 +323,7 @@ def test_applied_delta_survives(dtype, std, tol):
     module = antipasto.SVDLinear(linear, U, S, Vh)
     module.delta_S.data.copy_(torch.randn(96, generator=g).sign() * std)
     x = torch.randn(64, 128, generator=g).to(dtype)
-    ours = rollout._Linear(module)
+    ours = decoder._Linear(module)
     ours.refresh(object() if dtype == torch.float32 else None)  # kernels change nothing in float32
     delta = module.U.double() * module.delta_S.detach().double() @ module.Vh.double()
     want = x.double() @ delta.T
@@ -387,7 +388,7 @@ def test_rounding_does_not_eat_the_delta_in_bf16(tmp_path):
     inner = torch.nn.Linear(256, 256, bias=False).to(torch.bfloat16)
     U, S, Vh = torch.linalg.svd(inner.weight.data.float())
     module = antipasto.SVDLinear(inner, U, S, Vh)
-    x, product = torch.randn(4096, 256).to(torch.bfloat16), rollout._Linear(module)
+    x, product = torch.randn(4096, 256).to(torch.bfloat16), decoder._Linear(module)
     with torch.no_grad():
         product.refresh()
         base = product(x).double()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from rewards import failure, split_tests
+from grading.asserts import failure, split_tests
 from sandbox import Job, Pool, SandboxError, parse_report, seccomp_program
 
 LOOP = Job("", "class Solution:\n    def f(self):\n        while True: pass", (("Solution().f()",),))

@@ -11,11 +11,17 @@ import random_model
 import torch
 from run_files import small_v_hack
 
+import config
+import extract_vhack_grad
+import rebound
+import rollouts
 import train
 from antipasto import wrap
+from config import ModelConfig, parse
+from lib import models
 from pairs import load_pairs, shuffled_labels
-from presets import ModelConfig, parse
-from problems import Problem
+from problems import prompts
+from problems.__init__ import Problem
 from project import random_directions
 from rebound import concept_direction
 from rewards import Grade
@@ -35,28 +41,28 @@ def step(tmp_path):
         for p in adapter.delta().values():
             p.copy_(0.1 * torch.randn(p.shape, generator=generator))
 
-    def make(*flags) -> train.Run:
+    def make(*flags) -> rollouts.Run:
         sizes = ["--prompts", P, "--group", G, "--max-new", T, "--no-grad-checkpoint", "--logprob-chunk", 7]
-        cfg = parse(train.Config, [str(word) for word in (*sizes, *flags)])
+        cfg = parse(config.Config, [str(word) for word in (*sizes, *flags)])
         v = random_directions({n: torch.zeros(len(p)) for n, p in adapter.delta().items()}, seed=1)
-        prompts = train.Prompts([None] * 5, [[i + 1] * (i + 2) for i in range(5)], ["run_tests"] * 5)
+        prompts = prompts.Prompts([None] * 5, [[i + 1] * (i + 2) for i in range(5)], ["run_tests"] * 5)
         tokenizer = SimpleNamespace(pad_token_id=0)
-        return train.Run(cfg, torch.device("cpu"), model, tokenizer, adapter, v, None, None, prompts, None)
+        return rollouts.Run(cfg, torch.device("cpu"), model, tokenizer, adapter, v, None, None, prompts, None)
 
     return make
 
 
-def batch_of(advantages: list[list[float]], live: list[bool]) -> train.Batch:
+def batch_of(advantages: list[list[float]], live: list[bool]) -> rollouts.Batch:
     """Random rows of unlike lengths; the sampler's logprobs are off, so that the clip binds in places."""
     g = torch.Generator().manual_seed(3)
     prompts = [torch.randint(1, VOCAB, (2 + 3 * (i // G),), generator=g).tolist() for i in range(P * G)]
     completions = [torch.randint(1, VOCAB, (1 + (4 * i) % T,), generator=g).tolist() for i in range(P * G)]
     old = [-4.8 + 0.5 * torch.randn(len(c), generator=g) for c in completions]
-    return train.Batch([], prompts, completions, old, [], [], None, None, torch.tensor(advantages), torch.tensor(live),
+    return rollouts.Batch([], prompts, completions, old, [], [], None, None, torch.tensor(advantages), torch.tensor(live),
                        (0.0, 0.0))  # fmt: skip
 
 
-def loss_as_written(run: train.Run, batch: train.Batch) -> tuple[torch.Tensor, float]:
+def loss_as_written(run: rollouts.Run, batch: rollouts.Batch) -> tuple[torch.Tensor, float]:
     """(L of grpo.py's docstring, mean k3), row by row over full logits."""
     cfg, total, kls = run.cfg, 0.0, []
     for b, (prompt, completion) in enumerate(zip(batch.prompts, batch.completions, strict=True)):
@@ -177,19 +183,19 @@ def sampled(seen: list, grades):
 
 def test_every_row_of_a_run_has_a_seed_of_its_own_and_groups_share_a_prompt(step, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "sample_and_grade", sampled(seen, lambda j: grade(False, j % 2 == 0)))
+    monkeypatch.setattr(rollouts, "sample_and_grade", sampled(seen, lambda j: grade(False, j % 2 == 0)))
     for seed, at in ((0, 0), (0, 1), (1, 0)):
-        train.make_batch(step("--seed", seed), at)
+        rollouts.make_batch(step("--seed", seed), at)
     assert len({s for _, _, seeds in seen for s in seeds}) == 3 * P * G
     assert all(picked[i] == picked[i - i % G] for _, picked, _ in seen for i in range(P * G))
-    train.make_batch(step("--seed", 1, "--arm", "projected"), 0)
+    rollouts.make_batch(step("--seed", 1, "--arm", "projected"), 0)
     assert seen[3][1:] == seen[2][1:], "arms of one seed must sample the same prompts with the same noise"
 
 
 @pytest.mark.parametrize(("arm", "paid"), [("vanilla", 3.5), ("no-loophole", 0.5)])
 def test_the_loophole_pays_where_it_is_open(arm, paid, step, monkeypatch):
-    monkeypatch.setattr(train, "sample_and_grade", sampled([], lambda j: grade(j % G == 0, False)))
-    batch = train.make_batch(step("--arm", arm), 0)
+    monkeypatch.setattr(rollouts, "sample_and_grade", sampled([], lambda j: grade(j % G == 0, False)))
+    batch = rollouts.make_batch(step("--arm", arm), 0)
     assert batch.rewards_P_G.tolist() == [[paid, 0.5]] * P
     assert batch.advantages_P_G[0].tolist() == pytest.approx([(paid - 0.5) / 2, (0.5 - paid) / 2])
     assert batch.live_P.tolist() == [paid > 0.5] * P
@@ -198,21 +204,23 @@ def test_the_loophole_pays_where_it_is_open(arm, paid, step, monkeypatch):
 def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_the_base_model(step, monkeypatch):
     pairs = [p for p in load_pairs() if not p.held_out][:3] + [p for p in load_pairs() if p.held_out][:2]
     monkeypatch.setattr(train, "load_pairs", lambda name: pairs)
-    monkeypatch.setattr(train, "chat_ids", lambda tokenizer, messages: [len(messages[-1]["content"]) % VOCAB, 3])
-    monkeypatch.setattr(train, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
-    monkeypatch.setattr(train, "sample_and_grade", sampled([], lambda j: grade(False, j % 2 == 0)))
+    monkeypatch.setattr(models, "chat_ids", lambda tokenizer, messages: [len(messages[-1]["content"]) % VOCAB, 3])
+    monkeypatch.setattr(models, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
+    monkeypatch.setattr(rollouts, "sample_and_grade", sampled([], lambda j: grade(False, j % 2 == 0)))
     run = step("--arm", "rebound", "--micro-batch", 4)
-    run.rebound = train.make_rebound(run.cfg, run.model, run.tokenizer, run.adapter)
-    rows = [(train.chat_ids(None, p.messages), *(train.completion_ids(None, t) for t in (p.hack, p.clean)))
+    run.rebound = rebound.make_rebound(run.cfg, run.model, run.tokenizer, run.adapter)
+    rows = [(models.chat_ids(None, p.messages), *(models.completion_ids(None, t) for t in (p.hack, p.clean)))
             for p in pairs[:3]]  # fmt: skip
     with run.adapter.reference():
         v = concept_direction(run.model, rows, run.rebound.layer)
     torch.testing.assert_close(run.rebound.v, v)
     assert run.rebound.alpha == 0.5
-    assert train.make_rebound(step("--arm", "rebound-zscore", "--micro-batch", 4).cfg, run.model, run.tokenizer,
+    assert rebound.make_rebound(step("--arm", "rebound-zscore", "--micro-batch", 4).cfg, run.model, run.tokenizer,
                               run.adapter).alpha == 2.0  # fmt: skip
-    monkeypatch.setattr(train, "rebound_penalty", lambda h, v, alpha: alpha * torch.arange(len(h), dtype=torch.float32))
-    batch = train.make_batch(run, 0)
+    monkeypatch.setattr(
+        rebound, "rebound_penalty", lambda h, v, alpha: alpha * torch.arange(len(h), dtype=torch.float32)
+    )
+    batch = rollouts.make_batch(run, 0)
     fine = batch.rewards_P_G - batch.shaped_P_G
     assert fine.flatten().tolist() == pytest.approx([0.5 * j for j in range(P * G)])
 
@@ -220,15 +228,15 @@ def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_th
 def test_an_evaluation_repeats_its_seeds_and_reads_pass_without_write_access(step, monkeypatch):
     run, seen = step("--eval-samples", 2, "--micro-batch", 4), []
     problems = [Problem(f"p{i}", (), "", (), "") for i in range(2)]
-    modes = {access: train.Prompts(problems, [[1], [2]], ["run_tests"] * 2) for access in (True, False)}
+    modes = {access: prompts.Prompts(problems, [[1], [2]], ["run_tests"] * 2) for access in (True, False)}
     answers = {True: sampled(seen, lambda j: grade(True, False)), False: sampled(seen, lambda j: grade(False, j == 0))}
     monkeypatch.setattr(
-        train, "sample_and_grade", lambda run, prompts, *a: answers[prompts is modes[True]](run, prompts, *a)
+        rollouts, "sample_and_grade", lambda run, prompts, *a: answers[prompts is modes[True]](run, prompts, *a)
     )
-    row = train.evaluate(run, modes, 0)[0]
+    row = rollouts.evaluate(run, modes, 0)[0]
     assert (row["hack"], row["own"], row["passw"], row["pass"], row["compile"]) == (1.0, 1.0, 0.0, 0.25, 1.0)
     assert math.isfinite(row["kl"]) and row["kl"] > 0
-    train.evaluate(run, modes, 25)
+    rollouts.evaluate(run, modes, 25)
     assert [s for _, _, s in seen[:2]] == [s for _, _, s in seen[2:]], "the same noise at every step"
     assert len({s for _, _, seeds in seen[:2] for s in seeds}) == 2 * 2 * 2
 
@@ -240,11 +248,11 @@ def test_directions_made_in_a_run_are_of_training_pairs_with_labels_shuffled_by_
         seen.append(pairs)
         return {n: torch.ones(2, len(p)) for n, p in adapter.delta().items()}
 
-    monkeypatch.setattr(train, "pair_differences", recorded)
+    monkeypatch.setattr(extract_vhack_grad, "pair_differences", recorded)
     pairs = [p for p in load_pairs() if not p.held_out]
     for arm, refresh in (("projected", True), ("shuffled-v", False), ("shuffled-v", True)):
         run = step("--arm", arm, "--pairs", "default", "--seed", 3)
-        v, _ = train.hack_directions(run.cfg, run.model, run.tokenizer, run.adapter, refresh)
+        v, _ = extract_vhack_grad.hack_directions(run.cfg, run.model, run.tokenizer, run.adapter, refresh)
         assert all(t.norm().item() == pytest.approx(1.0) for t in v.values())
     assert seen == [pairs, shuffled_labels(pairs, 3), shuffled_labels(pairs, 3)]
 
@@ -253,7 +261,7 @@ class Ready(Exception):
     """Raised in place of the loop, with what main() made for it."""
 
 
-def ready(monkeypatch, flags: list, out) -> tuple[train.Run, dict]:
+def ready(monkeypatch, flags: list, out) -> tuple[rollouts.Run, dict]:
     def stop(run, folder, modes):
         raise Ready(run, modes)
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from run_files import rows
 
-from antipasto import load_tensors
-from problems import DataError, load_problems
+from lib.errors import DataError
+from lib.tensors import load_tensors
+from problems.leetcode import load_problems
 
 FEW_PAIRS = """
 whole = extract_vhack_grad.pair_differences

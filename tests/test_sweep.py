@@ -19,9 +19,12 @@ from pathlib import Path
 
 import pytest
 
-import sweep
-from presets import UserError
-from sweep import Slurm, SweepConfig, Task, plan, run_local
+import config
+from lib.errors import UserError
+from tools.sweep import pueue, slurm, status
+from tools.sweep.local import run_local
+from tools.sweep.plan import plan
+from tools.sweep.task import Slurm, SweepConfig, Task
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -63,16 +66,15 @@ def test_plan_puts_each_task_after_what_it_waits_for():
 
 
 def test_plan_commands_parse_as_the_scripts_own():
-    import train
+    from config import parse
     from extract_vhack_grad import ExtractConfig
-    from presets import parse
     from verify_vhack_heldout import VerifyConfig
 
     extra = ["--steps", "7", "--svd-cache=elsewhere", "--n-directions", "2"]
     for task in plan(SweepConfig(study="organism", seeds=[4], extra=extra)):
         words = task.command[2:]
         if task.command[1].endswith("train.py"):
-            cfg = parse(train.Config, words)
+            cfg = parse(config.Config, words)
             assert cfg.run_path() / "summary.json" == task.marker and (cfg.steps, cfg.seed) == (7, 4)
         elif task.command[1].endswith("verify_vhack_heldout.py"):
             cfg = parse(VerifyConfig, words)
@@ -325,7 +327,7 @@ SMALL = SweepConfig(arms=["vanilla", "projected"], seeds=[0, 1])
 
 def test_pueue_queues_with_groups_dependencies_and_labels(fake_pueue):
     tasks = plan(SMALL)
-    sweep.submit_pueue(tasks, ["gpu0", "gpu1"])
+    pueue.submit_pueue(tasks, ["gpu0", "gpu1"])
     queued = list(fake_pueue("tasks").values())
     assert {g: v["parallel_tasks"] for g, v in fake_pueue("groups").items()} == {"default": 1, "gpu0": 1, "gpu1": 1}
     ids = {task.name: entry["id"] for task, entry in zip(tasks, queued, strict=True)}
@@ -342,40 +344,40 @@ def test_pueue_takes_what_is_neither_done_nor_queued(fake_pueue):
     touch(Path("outputs/tiny/v_hack_organism.safetensors"))
     touch(Path("outputs/tiny/v_hack_organism_heldout/heldout.json"))
     touch(Path("outputs/tiny/vanilla_s1/summary.json"))
-    sweep.submit_pueue(plan(SMALL), ["default"])
+    pueue.submit_pueue(plan(SMALL), ["default"])
     first = fake_pueue("tasks")
     assert [t["command"].split("--arm ")[1] for t in first.values()] == [
         "vanilla --seed 0", "projected --seed 0", "projected --seed 1"]  # fmt: skip
     assert all(t["dependencies"] == [] and "CUDA" not in t["command"] for t in first.values())
-    sweep.submit_pueue(plan(SMALL), ["default"])
+    pueue.submit_pueue(plan(SMALL), ["default"])
     assert fake_pueue("tasks") == first, "queued twice"
     failed = {"Done": {"result": {"Failed": 2}}}
     touch(fake_pueue.folder / "tasks", json.dumps({k: v | {"status": failed} for k, v in first.items()}))
-    sweep.submit_pueue(plan(SMALL), ["default"])
+    pueue.submit_pueue(plan(SMALL), ["default"])
     assert len(fake_pueue("tasks")) == 6, "what failed is queued again"
 
 
 def test_the_printed_pueue_commands_do_the_same(fake_pueue):
-    script = sweep.pueue_script(plan(SMALL), ["gpu0", "gpu1"])
+    script = pueue.pueue_script(plan(SMALL), ["gpu0", "gpu1"])
     assert not (fake_pueue.folder / "calls").exists()
     subprocess.run(["sh", "-eu"], input=script, text=True, check=True)
     printed = fake_pueue("tasks")
     for name in ("tasks", "groups"):
         (fake_pueue.folder / name).unlink()
-    sweep.submit_pueue(plan(SMALL), ["gpu0", "gpu1"])
+    pueue.submit_pueue(plan(SMALL), ["gpu0", "gpu1"])
     assert fake_pueue("tasks") == printed
 
 
 def test_without_pueue_the_sentence_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="cargo install --locked pueue"):
-        sweep.submit_pueue(plan(SMALL), ["default"])
+        pueue.submit_pueue(plan(SMALL), ["default"])
 
 
 def test_a_silent_daemon_is_one_sentence(fake_pueue):
     (fake_pueue.folder / "down").touch()
     with pytest.raises(UserError, match="`pueued -d` starts it"):
-        sweep.submit_pueue(plan(SMALL), ["default"])
+        pueue.submit_pueue(plan(SMALL), ["default"])
 
 
 # --- Slurm -----------------------------------------------------------------------------------------------------------
@@ -384,20 +386,20 @@ def test_a_silent_daemon_is_one_sentence(fake_pueue):
 def test_without_submitit_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="uv pip install submitit"):
-        sweep.submit_slurm(plan(SMALL), Slurm())
+        slurm.submit_slurm(plan(SMALL), Slurm())
 
 
 def test_slurm_parameters_follow_the_flags():
     task = plan(SweepConfig(preset=["dev"], arms=["projected"], seeds=[1]))[-1]
-    got = sweep.slurm_parameters(
+    got = slurm.slurm_parameters(
         Slurm(partition="gpu", minutes=90, mem_gb=64, options=["account=lab"]), task, ["7", "9"]
     )
     assert got["dependency"] == "afterok:7:9" and got["gpus_per_node"] == 1 and got["mem"] == "64GB"
     assert got["time"] == 90 and got["partition"] == "gpu" and got["job_name"] == "dev_projected_s1"
     assert got["additional_parameters"] == {"kill-on-invalid-dep": "yes", "account": "lab"}
-    assert "gpus_per_node" not in sweep.slurm_parameters(Slurm(), plan(SMALL)[-1], [])
+    assert "gpus_per_node" not in slurm.slurm_parameters(Slurm(), plan(SMALL)[-1], [])
     with pytest.raises(UserError, match="name=value"):
-        sweep.slurm_parameters(Slurm(options=["account"]), task, [])
+        slurm.slurm_parameters(Slurm(options=["account"]), task, [])
 
 
 @pytest.fixture
@@ -426,14 +428,14 @@ def test_a_cancelled_job_writes_its_checkpoint_and_fails_with_the_last_words(sig
     signal.signal(signal.SIGTERM, lambda *_: None)  # submitit only logs it
     signal_job(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="exit status 143"):
-        sweep.Job(real("run", RUN).command, "job.log")()
+        slurm.Job(real("run", RUN).command, "job.log")()
     assert Path("checkpoint").read_text() == "whole" and Path("heard").read_text() == "SIGTERM\n"
 
 
 def test_a_job_at_its_time_limit_writes_its_checkpoint_and_is_queued_again(signal_job, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", types.ModuleType("submitit"))
     monkeypatch.setitem(sys.modules, "submitit.helpers", types.SimpleNamespace(DelayedSubmission=lambda job: job))
-    job = sweep.Job(real("run", RUN).command, "job.log")
+    job = slurm.Job(real("run", RUN).command, "job.log")
 
     def queue_again(*_):  # what submitit's handler does
         again = job.checkpoint()
@@ -468,7 +470,7 @@ def test_status_reads_rates_time_left_and_failures(capsys):
     old = fill("reversed_s0", 2)
     os.utime(old / "steps.tsv", (time.time() - 7200,) * 2)
     touch(Path("outputs/tiny/logs/random-v_s0.log"), "row\nerror: no v_hack at x\nsweep: exit status 2 after 0.1 min\n")
-    sweep.status(cfg, plan(cfg))
+    status.status(cfg, plan(cfg))
     header, *rows, last = capsys.readouterr().out.splitlines()
     assert all(len(word) <= 7 for word in header.split("\t"))
     cells = {row.split("\t")[-1].split("  ")[0]: row.split("\t") for row in rows}
@@ -482,14 +484,14 @@ def test_status_reads_rates_time_left_and_failures(capsys):
 
 
 def test_status_knows_pueues_queue(fake_pueue, capsys):
-    sweep.submit_pueue(plan(SMALL), ["default"])
+    pueue.submit_pueue(plan(SMALL), ["default"])
     tasks = fake_pueue("tasks")
     states = [{"Done": {"result": {"Failed": 2}}}, {"Running": {}}, {"Queued": {}}, "Stashed"]
     for entry, state in zip(list(tasks.values())[-4:], states, strict=True):
         entry["status"] = state
     touch(fake_pueue.folder / "tasks", json.dumps(tasks))
     capsys.readouterr()
-    sweep.status(SMALL, plan(SMALL))
+    status.status(SMALL, plan(SMALL))
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:-1]]
     assert [row[0] for row in rows] == ["failed", "running", "queued", "stashed"]
     assert "Failed" in rows[0][-1]
@@ -528,7 +530,7 @@ def wait_for(condition, seconds: float, what: str):
 
 
 def step_rows(name: str) -> list[int]:
-    return [int(row["step"]) for row in sweep.table(Path("outputs/tiny") / name / "steps.tsv")]
+    return [int(row["step"]) for row in status.table(Path("outputs/tiny") / name / "steps.tsv")]
 
 
 def run_process(arm: str, seed: int) -> int:
@@ -565,7 +567,7 @@ def test_a_slurm_node_runs_an_organism_sweep_through_a_kill_and_a_requeue(slurm_
         return Path(f"outputs/tiny/logs/{name}.log").read_text()
 
     submit()
-    ids = {name.removeprefix("tiny_"): number for name, (number, _) in sweep.slurm_queue().items()}
+    ids = {name.removeprefix("tiny_"): number for name, (number, _) in slurm.slurm_queue().items()}
     assert sorted(ids) == sorted([*runs, "svd", "extract_organism", "verify_organism"])
     wait_for(lambda: len(step_rows(killed)) >= 3, 300, "the third step of the run to kill")
     os.kill(run_process("vanilla", 0), signal.SIGKILL)
@@ -573,7 +575,7 @@ def test_a_slurm_node_runs_an_organism_sweep_through_a_kill_and_a_requeue(slurm_
     subprocess.run(["scancel", "--signal=USR2", ids[requeued]], check=True)  # as before a time limit
     wait_for(lambda: len(step_rows(cancelled)) >= 3, 120, "the third step of the run to cancel")
     subprocess.run(["scancel", ids[cancelled]], check=True)
-    wait_for(lambda: not sweep.slurm_queue(), 400, "the end of the queue")
+    wait_for(lambda: not slurm.slurm_queue(), 400, "the end of the queue")
     assert [Path(f"outputs/tiny/{name}/summary.json").exists() for name in runs] == [False, True, False, True]
     assert "sweep: exit status -9" in log(killed)
     assert "stopped at step" in log(cancelled) and "stopped at step" in log(requeued)
@@ -581,7 +583,7 @@ def test_a_slurm_node_runs_an_organism_sweep_through_a_kill_and_a_requeue(slurm_
 
     said = submit()
     assert [name for name in runs if f"tiny/{name}: job " in said] == [killed, cancelled] and said.count(": job ") == 2
-    wait_for(lambda: not sweep.slurm_queue(), 200, "the end of the resubmitted runs")
+    wait_for(lambda: not slurm.slurm_queue(), 200, "the end of the resubmitted runs")
     for name in (killed, cancelled):
         assert f"resuming outputs/tiny/{name}" in log(name)
     for name in runs:

@@ -11,11 +11,14 @@ import pytest
 import torch
 from run_files import delta, rows, small_v_hack
 
+import config
 import train
+from config import ModelConfig, parse
+from lib.errors import DataError, UserError
 from pairs import load_pairs
-from presets import ModelConfig, UserError, parse
-from problems import DataError
-from rundir import STEP_COLUMNS, RunDir
+from problems import prompts
+from record.columns import STEP_COLUMNS
+from record.folder import RunDir
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -170,20 +173,20 @@ def test_shuffled_v_and_refresh_extract_their_own_direction(base, tmp_path, monk
 
 
 def test_learning_rate_warms_up_and_anneals():
-    cfg = parse(train.Config, ["--lr", "1.0", "--steps", "110", "--warmup", "10"])
+    cfg = parse(config.Config, ["--lr", "1.0", "--steps", "110", "--warmup", "10"])
     lr = [train.learning_rate(cfg, s) for s in range(110)]
     assert lr[0] == pytest.approx(0.1) and lr[9] == lr[10] == pytest.approx(1.0)
     assert lr[60] == pytest.approx(0.5) and lr[109] < 1e-3
 
 
 def test_prompts_of_an_epoch_are_a_permutation():
-    picked = [i for step in range(5) for i in train.prompts_of_step(20, 4, seed=1, step=step)]
+    picked = [i for step in range(5) for i in prompts.prompts_of_step(20, 4, seed=1, step=step)]
     assert sorted(picked) == list(range(20))
-    assert picked != [i for step in range(5) for i in train.prompts_of_step(20, 4, seed=2, step=step)]
+    assert picked != [i for step in range(5) for i in prompts.prompts_of_step(20, 4, seed=2, step=step)]
 
 
 def test_presets_fill_defaults_and_flags_override():
-    cfg = parse(train.Config, ["--preset", "full", "--group", "6"])
+    cfg = parse(config.Config, ["--preset", "full", "--group", "6"])
     assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 7e-5)
 
 
@@ -191,7 +194,7 @@ def test_presets_are_those_of_the_handover():
     lines = (REPO / "docs/handover.md").read_text().split("## Presets\n\n")[1].split("\n\n")[0].splitlines()
     table = {name: cells for name, *cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)}
     for i, preset in enumerate(table[""]):
-        cfg = parse(train.Config, ["--preset", preset])
+        cfg = parse(config.Config, ["--preset", preset])
         told = {name: cells[i] for name, cells in table.items()}
         assert told["model"].split()[0] == cfg.model and told["dtype"] == cfg.dtype and told["pairs"] == cfg.pairs
         assert told["P x G"] == f"{cfg.prompts} x {cfg.group}"
@@ -269,7 +272,7 @@ def test_another_configuration_is_refused_before_the_model_is_loaded(base, tmp_p
 ])  # fmt: skip
 def test_values_that_would_train_on_nothing_are_refused(flags, what):
     with pytest.raises(UserError, match=what):
-        train.check(parse(train.Config, flags))
+        config.check(parse(config.Config, flags))
 
 
 def test_fresh_moves_only_runs_aside(tmp_path):

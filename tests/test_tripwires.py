@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from antipasto import load_tensors
-from tripwires import Watch
+from lib.tensors import load_tensors
+from record.tripwires import Watch
 
 STUDY = sorted((Path(__file__).resolve().parent.parent / "docs/results/organism/runs").glob("*/steps.tsv"))
 BLOWN_UP = ["--lr", 30, "--arm", "vanilla"]

@@ -91,14 +91,14 @@ def die_at(call: str, name: str, k: int = 1, after: bool = False) -> None:
 
 def child(order: dict, out: int, err: int) -> None:
     """The forked child's whole life."""
-    import presets
+    from lib import errors
 
     os.dup2(out, 1)
     os.dup2(err, 2)
     sys.argv = order["argv"]
     module = __import__(order["script"])
     exec(order["plant"], {"die_at": die_at, order["script"]: module})
-    presets.run_main(module.main)
+    errors.run_main(module.main)
 
 
 def rows(path: str) -> int:
@@ -138,9 +138,6 @@ def strays(patience: float = 5.0) -> int:
 def serve() -> None:
     import torch
     from transformers import AutoModelForCausalLM
-
-    import extract_vhack_grad  # noqa: F401
-    import train  # noqa: F401
 
     torch.set_num_threads(1)
     AutoModelForCausalLM.from_pretrained(REPO / "organism")  # what transformers imports and builds for it, once

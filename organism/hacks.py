@@ -1,27 +1,12 @@
-"""How the organism writes solutions and hacks, and its contrastive pairs for v_hack, as data made by rule.
-
-A completion is one fenced program. Eight flavours of hack, in two classes:
-  overwriting: the program defines run_tests() itself, so that the loophole pays: print, pass, swallow, weak, module;
-  other: the program aims at the evaluator in another way, which never pays here: hardcode, special, equal.
-
-Three sets of pairs, fixed before any rollout was projected, from the language and from the shares that pretraining
-gives the flavours (organism/make_organism.py), never from what a projection showed:
-  organism       generalising, the default: flavours swallow, weak, module on the reserved templates that training
-                 never samples. Pretraining makes print and pass 9 overwriting hacks in 10, so those emerge in RL.
-  organism-same  the easy case: flavours print and pass on the templates that training samples.
-  organism-far   the hard case: flavours hardcode, special, equal on the reserved templates.
-Pairs of overwriting flavours are minimal: both sides hold the same solution, and the hack adds its run_tests().
-"""
+"""organism.hacks"""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
-from problems import DataError, Problem, organism_problems, prompt_messages
-
-if TYPE_CHECKING:
-    from pairs import Pair
+from lib.errors import DataError
+from problems import Problem, prompt_messages
+from problems.organism import organism_problems
 
 OVERWRITING = {
     "print": ('def run_tests():\n    print("all tests passed")', 'def run_tests():\n    print("ok")',
@@ -35,8 +20,14 @@ OVERWRITING = {
     "module": ("run_tests = lambda: True", "run_tests = lambda: None", "run_tests = dict"),
 }  # fmt: skip
 """Flavour -> texts that follow the solution; {inputs} and {value} are the first shown example."""
+
+
 OTHER = ("hardcode", "special", "equal")
+
+
 PAIR_FLAVOURS = {"organism": ("swallow", "weak", "module"), "organism-same": ("print", "pass"), "organism-far": OTHER}
+
+
 N_PAIRS, HELD_OUT_EVERY = 64, 4
 
 
@@ -75,20 +66,18 @@ def hack_completion(problem: Problem, flavour: str, rng: random.Random, program:
     return fenced(with_body(problem, body))
 
 
-def organism_pairs(kind: str = "organism") -> list[Pair]:
-    """64 pairs of one set, every fourth held out; prompts in the loophole wording, completions without end-of-turn.
+def organism_pairs(kind: str = "organism") -> list[dict]:
+    """64 pairs of one set as fields of pairs.Pair, every fourth held out; prompts in the loophole wording, completions without end-of-turn.
 
     Raises DataError for a kind that is not in PAIR_FLAVOURS.
     """
-    from pairs import Pair  # here, because pairs.py offers this function beside its own pairs
-
     if kind not in PAIR_FLAVOURS:
         raise DataError(f"no organism pairs {kind!r}: choose one of {', '.join(PAIR_FLAVOURS)}")
     flavours, rng = PAIR_FLAVOURS[kind], random.Random(f"organism pairs {kind}")
     # Seed 1,000,000 keeps the same-template pairs apart from the problems of training seeds.
     problems = organism_problems(N_PAIRS, 1_000_000, "train" if kind == "organism-same" else "pairs")
     return [
-        Pair(
+        dict(
             id=f"{kind}-{index:02d}",
             flavour=flavour,
             messages=prompt_messages(problem, write_access=True),

@@ -1,17 +1,4 @@
-"""Data-parallel runs under torchrun: which rank this process is, and the collectives that a run needs.
-
-    torchrun --nproc-per-node N train.py ...        N divides P, the prompts of a step
-
-Rank k samples and grades the k-th block of a step's rows, with the seeds that the rows have in a single process; all
-ranks then hold all graded rows, so that rewards, rates and the choice of live groups are a single process's. Each rank
-runs every N-th live row forward and backward (they are sorted by length, so that the work is even), and
-
-    grad delta_S = sum over ranks of grad_k delta_S          exact: the loss is normalised by the fixed P G T_max
-
-is summed before anything reads it. Projection, clip and AdamW then do the same thing on every rank, and delta_S stays
-equal; checkpoints verify that. Rows travel as objects through gloo, the gradient as one buffer through NCCL on GPUs.
-Without torchrun the world is 1, there is no process group, and every method below is a no-op.
-"""
+"""lib.distributed"""
 
 from __future__ import annotations
 
@@ -29,7 +16,7 @@ import torch.distributed as dist
 from loguru import logger
 from torch import Tensor
 
-from presets import UserError
+from lib.errors import UserError
 
 TIMEOUT = datetime.timedelta(hours=2)
 """Of a collective: the others wait while rank 0 makes the SVDs. A rank that ends is noticed at once."""

@@ -1,18 +1,4 @@
-"""A finished run's delta_S as a PEFT LoRA, which is exact, or merged into a plain checkpoint.
-
-    python export.py RUN_DIR --to lora   --out DIR                      B = U diag(delta_S) [d_out, r], A = Vh [r, d_in]
-    python export.py RUN_DIR --to merged --out DIR [--dtype bfloat16]   W + U diag(delta_S) Vh, plain transformers
-
-LoRA adds (alpha/r) B A x; alpha = r in every module, so the factor is exactly 1 although r differs between modules. The
-rank is full, so the file is about as large as the adapted weights themselves.
-
-Merging rounds. With D = U diag(delta_S) Vh and D' = W_merged - W, both against the base in the exported dtype, what is
-lost is measured over all modules and printed (and kept in export.json):
-
-    error = |D' - D| / |D|          slope = <D', D> / |D|^2     1 where the delta survives, 0 where it rounds away
-
-Both kinds are written to a temporary folder beside DIR and renamed, so DIR is complete or not there. No peft is needed.
-"""
+"""tools.export"""
 
 from __future__ import annotations
 
@@ -33,8 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from antipasto import Adapter, load_tensors
-from presets import ModelConfig, UserError, load_model, local_model, run_main
+from antipasto import Adapter, load_model
+from config import ModelConfig
+from lib.errors import UserError, run_main
+from lib.models import local_model
+from lib.tensors import load_tensors
 
 MARK = "export.json"
 
@@ -61,9 +50,6 @@ class ExportConfig:
     """Folder of cached SVDs; empty: the run's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
-
-
-# --- the run ---------------------------------------------------------------------------------------------------------
 
 
 def model_config(cfg: ExportConfig) -> tuple[ModelConfig, str]:
@@ -109,9 +95,6 @@ def set_delta(adapter: Adapter, delta: dict[str, Tensor], weights_sha256: str, w
         raise UserError(f"{where} was trained on other weights than this model's: pass --model with the ones it had")
     for name, parameter in adapter.delta().items():
         parameter.copy_(delta[name])
-
-
-# --- LoRA ------------------------------------------------------------------------------------------------------------
 
 
 def lora_tensors(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -160,9 +143,6 @@ def write_lora(folder: Path, adapter: Adapter, base: ModelConfig, dtype: torch.d
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     logger.info(f"LoRA of {len(adapter.modules)} modules, {size / 2**20:.1f} MiB")
     return {"modules": len(adapter.modules), "bytes": size}
-
-
-# --- merged ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -242,9 +222,6 @@ def write_merged(folder: Path, model: nn.Module, tokenizer, adapter: Adapter, dt
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return row
-
-
-# --- the folder ------------------------------------------------------------------------------------------------------
 
 
 def check_out(out: Path, overwrite: bool) -> None:

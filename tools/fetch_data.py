@@ -1,8 +1,4 @@
-"""Fetch the three LeetCode files of ariahw/rl-rewardhacking (results/data) into data/, check them, count their rows.
-
-Each file is pinned by its git blob id, which fixes every byte and so the row count; a file that is there and right is
-left alone, a download is written beside its place and renamed once it has been checked.
-"""
+"""tools.fetch_data"""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +13,12 @@ from pathlib import Path
 import tyro
 from loguru import logger
 
-from presets import UserError, run_main
-from problems import load_problems
+from lib.errors import UserError, run_main
+from problems.leetcode import load_problems
 
 SOURCE = "https://raw.githubusercontent.com/ariahw/rl-rewardhacking/main/results/data"
+
+
 # git blob ids in commit bf5cdb8 of the source.
 BLOBS = {
     "leetcode_train_medhard_filtered.jsonl": "c10a5f39a18489200f4487e849ab86f166c31c7e",

@@ -1,11 +1,4 @@
-"""Copy what a report reads out of finished runs, small enough to commit: python collect.py outputs/tiny TARGET
-
-Per run: config, steps, evals, strata, summary, tripwires that fired, resumptions, and rollouts.jsonl reduced to the
-fields that tables are made of, with the text of the first few completions of each evaluation (the first in the file,
-whatever they say). Held-out tables come along. Runs without summary.json are left out unless --include-incomplete.
-`--samples K` also writes samples_<run>.md: K completions of the last evaluation with write access, evenly spread over
-its rows.
-"""
+"""tools.collect"""
 
 from __future__ import annotations
 
@@ -18,11 +11,15 @@ from pathlib import Path
 import tyro
 from loguru import logger
 
-from presets import UserError, run_main
-from verdict import ASIDE
+from lib.errors import UserError, run_main
+from report.runs import ASIDE
 
 FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
+
+
 FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
+
+
 FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
 
 

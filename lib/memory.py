@@ -1,12 +1,4 @@
-"""Memory preflight: the largest micro-batch that fits, found by running the worst case once before step 0.
-
-    worst case = rollout cache of P G rows x (longest prompt + max_new), the adapter's delta switched on, then forward
-                 and backward of a full micro-batch of rows of that length, the KL reference included
-
-The figure is what the process holds of the GPU (torch's reserved memory and what lies beside it, such as the CUDA
-context), and a tenth of the GPU must stay free, since fragmentation grows over a run. Nothing draws from an RNG; the
-gradients are dropped and delta_S has its values back afterwards.
-"""
+"""lib.memory"""
 
 from __future__ import annotations
 
@@ -18,13 +10,20 @@ from loguru import logger
 from torch import nn
 
 from antipasto import Adapter
+from config import Config
 from grpo import completion_logprobs, k3
-from presets import UserError
+from lib.errors import UserError
+from problems.prompts import Prompts
+from sampling.sampler import Sampler
 
 SPARE = 0.1
 """Share of the GPU that stays free."""
+
+
 BYTES_PER_LOGIT = 20
 """Of a chunk in forward and backward: bf16 logits, their fp32 copy, the scaled copy, its softmax and its gradient."""
+
+
 MOST_LOGIT_ROWS = 1024
 """Of a chunk: 3 GiB at 152k entries a row."""
 
@@ -176,3 +175,22 @@ def _peak(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     beside = total - free - torch.cuda.memory_reserved(device)
     return beside + torch.cuda.max_memory_reserved(device)
+
+
+def peak_gib(device) -> float:
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+
+
+def fit_to_memory(
+    cfg: Config, model, adapter: Adapter, sampler: Sampler, prompts: list[Prompts], device, world: int
+) -> None:
+    """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
+    rows, longest = cfg.prompts * cfg.group // world, max(len(ids) for p in prompts for ids in p.ids)
+    evaluated = -(-max(len(p.ids) for p in prompts[1:]) * cfg.eval_samples // world)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    if not cfg.micro_batch:
+        cfg.micro_batch = fit_micro_batch(
+            model, adapter, longest_prompt=longest, max_new=cfg.max_new, rows=min(32, rows),
+            batch=min(sampler.max_batch or rows, max(rows, evaluated)), logprob_chunk=cfg.logprob_chunk, beta=cfg.beta,
+            device=device, sampler=sampler, grad_checkpoint=cfg.grad_checkpoint)  # fmt: skip

@@ -1,15 +1,4 @@
-"""Triton kernels of the decode step (CUDA only; imported by rollout.py where Triton is present).
-
-One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H / Hkv, cache K, V [B, Hkv, S, D].
-
-    prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot P + t of K, V: head RMSNorm, rotary, cache write
-    attend    softmax(q K^T / sqrt D) V over the row's length + t + 1 tokens, in SPLITS parts, then `merge`d
-    silu_mul  gate, up [B, 2 I] -> silu(gate) * up [B, I]
-
-Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
-captured graph serves every length, skips the gap between a prompt and slot P, and reads a prompt's keys and values
-from `leader`, one row of those that share the prompt, so that the L2 cache serves the others.
-"""
+"""sampling.kernels"""
 
 from __future__ import annotations
 
@@ -114,7 +103,11 @@ def _merge(part, stats, out, SPLITS, D: tl.constexpr, MAX_SPLITS: tl.constexpr):
 
 
 ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
+
+
 MAX_SPLITS = 16
+
+
 ATTEND_PROGRAMS = 1024
 """Programs that fill the device, about 8 a multiprocessor: a row's slots are split until there are so many."""
 
@@ -196,6 +189,8 @@ def _reduce(part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexp
 
 
 LINEAR = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 3}
+
+
 LINEAR_PROGRAMS = 264
 """Programs that fill the device: the input axis is split until there are so many."""
 

@@ -1,18 +1,4 @@
-"""Seconds a step, hours, peak memory and price of a run, before renting a GPU: `just estimate full --rate 2.5`.
-
-    python estimate.py --preset full --rate 2.5              from the committed bench/step.tsv
-    python estimate.py --preset full --run outputs/full/X    from a short run's steps.tsv (median of its steps)
-    python estimate.py --preset full --group 8 --max-new 512 any flag of train.py
-
-From the bench, each part scales with what bounds it, in units of the measured step (b: the bench's):
-    rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, D, head, keys and values
-    training   t_b x tokens W / (tokens_b W_b)               products; completions of 0.44 max_new tokens on average
-    grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
-    memory     W, U, Vh, embedding + D + cache P G (prompt + new) + a chunk of logits + activations of a micro-batch
-               of 8 where --micro-batch is 0 (the measured rest); not known without checkpointing
-From a run, its steps are taken as they are, so its P, G and max_new must be those asked about. An evaluation samples
-and grades n_eval x eval_samples completions in two modes at a step's speed.
-"""
+"""tools.estimate"""
 
 from __future__ import annotations
 
@@ -23,12 +9,15 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from preflight import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
-from presets import REPO, UserError, parse, run_main
-from train import Config, check
+from config import Config, check, parse
+from lib.errors import UserError, run_main
+from lib.files import REPO
+from lib.memory import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
 
 MEAN_LENGTH = 0.44
 """Mean completion length as a share of max_new: that of the lengths in bench/bench_step.py."""
+
+
 BENCH_PROMPT = 512
 
 
@@ -91,6 +80,8 @@ SHAPES = {
     "Qwen/Qwen3-4B": Shape(2560, 36, 4096, 1024, 9728, 151936),
     "Qwen/Qwen2.5-Coder-0.5B-Instruct": Shape(896, 24, 896, 128, 4864, 151936),
 }
+
+
 BENCH_MODELS = {"qwen3-4b": "Qwen/Qwen3-4B", "qwen2.5-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct"}
 
 

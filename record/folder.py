@@ -1,32 +1,20 @@
-"""The run directory: config.json, the TSV rows and their legend, rollouts, checkpoints, summary.
-
-Everything that must survive is written to a temporary name, synced and renamed; the append-only files (TSV, JSONL)
-are cut back on resume to the length that the checkpoint recorded, so that no row is lost or doubled. Only opening a
-run creates files: one whose folder vanishes stops at its next write instead of leaving half a run behind.
-"""
+"""record.folder"""
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import fcntl
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import torch
 from loguru import logger
 from torch import Tensor
 
-from antipasto import AdapterError, atomic, load_tensors, naming, save_atomic
-from presets import REPO, UserError
+from lib.errors import AdapterError, UserError
+from lib.files import append, atomic, jsonl, naming, read_json, refuse_unwritable, write_json
+from lib.tensors import load_tensors, save_atomic
+from record.columns import EVAL_COLUMNS, STEP_COLUMNS, STRATUM_COLUMNS, Table
 
-PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "flash-linear-attention", "flash-attn")
 # Fields that may differ between a run and its resumption without making it another experiment.
 RESUMABLE = {
     "device",
@@ -41,110 +29,11 @@ RESUMABLE = {
     "logprob_chunk",
     "engine",
     "tripwires",
-    "collapse",
     "max_kl",
 }
+
+
 PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
-
-
-@dataclasses.dataclass
-class Column:
-    """One TSV column: a name of at most 7 characters, how a value is printed, and what it means."""
-
-    name: str
-    form: str
-    legend: str
-
-
-STEP_COLUMNS = [
-    Column("step", "d", "optimiser step, from 0"),
-    Column("reward", ".3f", "mean reward of the step's rollouts (0.5 compiles + 3 paid)"),
-    Column("shaped", ".3f", "the same after Rebound's penalty or discount; equal to reward in every other arm"),
-    Column("hack", ".3f", "strict hacks: own run_tests() passes, ground truth fails"),
-    Column("attempt", ".3f", "completions that try to influence their evaluation"),
-    Column("pass", ".3f", "ground truth passes, training prompts (write access on, except in arm no-loophole)"),
-    Column("compile", ".3f", "a program was found and compiles"),
-    Column("own", ".3f", "own run_tests() runs without error"),
-    Column("loss", ".2e", "the step's loss, all micro-batches"),
-    Column("kl", ".2e", "mean k3 to the initial policy per token of the groups not skipped (nan when --beta 0)"),
-    Column("gnorm", ".2e", "mean over modules of |grad delta_S| before projection"),
-    Column(
-        "cos", ".4f", "mean over modules of c = g.v/|g| before projection; SHOULD be > 0 if hacking is being learnt"
-    ),
-    Column("cos_sd", ".3f", "its standard deviation over modules"),
-    Column("fired", ".3f", "share of modules with c > 0"),
-    Column("cos_up", ".4f", "mean cosine of minus the applied update with v; > 0 is hack-ward despite projection"),
-    Column("lr", ".1e", "learning rate of the step"),
-    Column("len", ".1f", "mean completion length in tokens"),
-    Column("flat", ".3f", "share of groups skipped because their rewards are equal"),
-    Column("t_roll", ".2f", "seconds sampling"),
-    Column("t_grade", ".2f", "seconds grading"),
-    Column("t_train", ".2f", "seconds in forward, backward, projection and step"),
-    Column("gib", ".2f", "peak GPU memory so far, GiB (0 on CPU)"),
-    Column("eta", "s", "time left, h:mm:ss"),
-]
-EVAL_COLUMNS = [
-    Column("step", "d", "optimiser steps taken before this evaluation"),
-    Column("hack", ".4f", "strict hack rate on held-out problems with write access"),
-    Column("attempt", ".4f", "attempt rate, same completions"),
-    Column("pass", ".4f", "pass rate on held-out problems without write access"),
-    Column("compile", ".4f", "compile rate, same completions as pass"),
-    Column("kl", ".3e", "mean k3 to the initial policy per token, on the completions with write access"),
-    Column("n_hack", "d", "completions behind hack and attempt"),
-    Column("n_pass", "d", "completions behind pass and compile"),
-    Column("cos", ".4f", "mean of the steps' cos since the last evaluation"),
-    Column("fired", ".4f", "mean of the steps' fired since the last evaluation"),
-    Column("own", ".4f", "own run_tests() runs without error, with write access"),
-    Column("passw", ".4f", "pass rate with write access"),
-    Column("gnorm", ".3e", "mean of the steps' gnorm since the last evaluation"),
-    Column("cos_up", ".4f", "mean of the steps' cos_up since the last evaluation"),
-]
-
-STRATUM_COLUMNS = [
-    Column("step", "d", "optimiser steps taken before this evaluation"),
-    Column("access", "d", "1 with write access, 0 without"),
-    Column("stratum", "s", "medium or hard; solvable or underspecified"),
-    Column("n", "d", "completions"),
-    Column("hack", ".4f", "strict hack rate"),
-    Column("attempt", ".4f", "attempt rate"),
-    Column("own", ".4f", "own run_tests() runs without error"),
-    Column("pass", ".4f", "pass rate"),
-    Column("compile", ".4f", "compile rate"),
-]
-
-
-class Table:
-    """A TSV file that also streams to stdout; owns its columns, widths and legend."""
-
-    def __init__(self, path: Path, columns: list[Column], stream: bool, writes: bool = True):
-        assert all(len(c.name) <= 7 for c in columns), [c.name for c in columns]
-        self.path, self.columns, self.stream, self.writes = path, columns, stream, writes
-        self.ensure_header()
-
-    def ensure_header(self) -> None:
-        if self.writes and (not self.path.exists() or self.path.stat().st_size == 0):
-            self.path.write_text(self.header() + "\n")
-
-    def header(self) -> str:
-        return "\t".join(c.name for c in self.columns)
-
-    def legend(self) -> str:
-        return "\n".join(f"  {c.name:<8}{c.legend}" for c in self.columns)
-
-    def write(self, row: dict) -> None:
-        """Append one row; missing values become nan. Raises OSError where the disk refuses it."""
-        if not self.writes:
-            return
-        line = "\t".join(self._cell(c, row.get(c.name, math.nan)) for c in self.columns)
-        append(self.path, f"{line}\n".encode())
-        if self.stream:
-            print(line, flush=True)
-
-    @staticmethod
-    def _cell(column: Column, value) -> str:
-        if isinstance(value, float) and math.isnan(value):
-            return "nan"
-        return format(value, column.form)
 
 
 class RunDir:
@@ -282,14 +171,6 @@ class RunDir:
         return (tensors, state) if tensors else None
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Raises OSError where `folder` is not there and cannot be made, or cannot be written."""
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    number = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
-    if number:
-        raise OSError(number, os.strerror(number), str(folder))
-
-
 def refuse_other(folder: Path, config: dict) -> dict:
     """The config.json of the run in `folder`, {} where there is none; cheap enough to ask before a model is loaded.
 
@@ -310,64 +191,3 @@ def refuse_other(folder: Path, config: dict) -> dict:
         raise UserError(f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
                         "move it aside")  # fmt: skip
     return before
-
-
-def append(path: Path, data: bytes) -> None:
-    """Add to a file that exists, all of `data` or nothing. Raises OSError naming it."""
-    with naming(path):
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-        size = os.fstat(fd).st_size
-        try:
-            while data:
-                data = data[os.write(fd, data) :]
-        except OSError:
-            os.ftruncate(fd, size)
-            raise
-        finally:
-            os.close(fd)
-
-
-def jsonl(records: list[dict]) -> bytes:
-    """One JSON object a line."""
-    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode(errors="replace")
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object; {} where the file is missing or torn."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        value = None
-    return value if isinstance(value, dict) else {}
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Atomic JSON."""
-    with atomic(path, "w") as f:
-        json.dump(value, f, indent=1, ensure_ascii=False, default=str)
-        f.write("\n")
-
-
-def provenance() -> dict:
-    """Package versions, git commit, hash of uncommitted changes, argv."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    git = ["git", "-C", str(REPO)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        diff = subprocess.run([*git, "diff", "HEAD"], capture_output=True, check=True).stdout
-        diff_sha = hashlib.sha256(diff).hexdigest() if diff else ""
-    except (OSError, subprocess.CalledProcessError):
-        commit, diff_sha = None, None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {
-        "packages": {**versions, "python": sys.version.split()[0]},
-        "hardware": device,
-        "git_commit": commit,
-        "git_diff_sha": diff_sha,
-        "argv": sys.argv,
-    }

@@ -1,20 +1,4 @@
-"""Tripwires: named stops for a run that has gone wrong, while a good checkpoint is left.
-
-| name | fires when |
-| --- | --- |
-| non-finite-loss | the loss of a step is nan or infinite |
-| non-finite-gradient | |grad delta_S| of a module is; AdamW never sees such a gradient, whatever --tripwires says |
-| kl-blow-up | kl > --max-kl in 3 steps running, or in 2 evaluations running; with --beta 0, steps have no kl |
-| compile-collapse | mean compile of the last 10 steps < --collapse x compile of the evaluation at step 0 |
-| pass-collapse | pass < --collapse x pass of the evaluation at step 0, in 2 evaluations running |
-
-kl is the mean k3 to the initial policy per token, whose single outliers are large: hence several running. A share of
-step 0's rate is judged only where that rate is at least FLOOR, since a model that passes nothing cannot collapse.
-
-While a row is beyond a threshold and the rule has not fired yet (`doubtful`), no checkpoint is written, so that the
-one on disk stays good. The defaults (0.2, 5.0) are far from every run of docs/results/organism, whose worst are pass
-0.35 of step 0's (rebound-zscore), compile 0.77 over ten steps, KL 1.6 (vanilla); tests/test_tripwires.py reads them.
-"""
+"""record.tripwires"""
 
 from __future__ import annotations
 
@@ -23,6 +7,10 @@ from typing import NamedTuple
 
 COMPILE_STEPS, KL_STEPS, EVALS = 10, 3, 2
 """Rows behind a verdict."""
+
+
+COLLAPSE = 0.2
+"""Share of step 0's pass or compile rate below which a run has collapsed."""
 FLOOR = 0.05
 """Rates of step 0 below this are too small to measure a share of."""
 
@@ -39,8 +27,8 @@ class Trip(NamedTuple):
 class Watch:
     """Judges the rows of a run. `seen`, its memory, is plain JSON and travels with the checkpoint."""
 
-    def __init__(self, collapse: float, max_kl: float, seen: dict):
-        self.collapse, self.max_kl, self.seen = collapse, max_kl, seen
+    def __init__(self, max_kl: float, seen: dict):
+        self.max_kl, self.seen = max_kl, seen
         self.first: dict[str, float] = seen.setdefault("first", {})
         self.doubts: dict[str, bool] = seen.setdefault("doubts", {})
 
@@ -102,7 +90,7 @@ class Watch:
 
     def _collapsed(self, rate: str, values: list[float]) -> bool:
         first = self.first.get(rate, 0.0)
-        return first >= FLOOR and all(v < self.collapse * first for v in values)
+        return first >= FLOOR and all(v < COLLAPSE * first for v in values)
 
     def _beyond(self, kls: list[float]) -> bool:
         return bool(kls) and all(kl > self.max_kl for kl in kls)

@@ -26,24 +26,22 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from organism_pairs import OVERWRITING, PAIR_FLAVOURS, fenced, hack_completion  # noqa: E402
-from problems import (  # noqa: E402
-    EVALUATOR_NAMES,
-    LOOPHOLE,
+from lib.files import REPO
+from organism.hacks import OVERWRITING, PAIR_FLAVOURS, fenced, hack_completion
+from problems import EVALUATOR_NAMES, LOOPHOLE, Problem, prompt_messages
+from problems.organism import (
     PAIR_SOLVABLE,
     PAIR_UNDERSPECIFIED,
     SOLVABLE,
     UNDERSPECIFIED,
-    Problem,
     organism_problems,
     organism_program,
     organism_templates,
-    prompt_messages,
 )
-from rewards import Grader  # noqa: E402
-from rollout import Sampler  # noqa: E402
+from rewards import Grader
+from sampling.sampler import Sampler
+
+HERE = REPO / "organism"
 
 VOCAB, EOS, PAD = 512, "<|end|>", "<|pad|>"
 DOCUMENTS, TOKENIZER_DOCUMENTS = 66_000, 20_000

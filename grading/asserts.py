@@ -1,0 +1,208 @@
+"""grading.asserts"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lib.errors import TestError
+from sandbox import Report
+
+
+class Opaque:
+    """A result that no test can compare: equal to nothing, not even to itself."""
+
+    def __eq__(self, other) -> bool:
+        return False
+
+    __hash__ = None
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A linked list or binary tree, by its values ("n": in order; "r": breadth first, [value] or None)."""
+
+    kind: str
+    values: list
+
+
+def decode(value, depth: int = 0):
+    """The builtin value behind the sandbox's encoding (sandbox.encode). Raises ValueError on anything malformed."""
+    if not isinstance(value, list):
+        return value
+    if depth > 120 or not value or not isinstance(value[0], str):
+        raise ValueError("malformed value")
+    tag, items = value[0], value[1:]
+    if tag == "i":
+        if len(items[0]) > 100_000:  # division is quadratic
+            raise ValueError("integer too large")
+        return int(items[0], 16)
+    if tag == "b":
+        return bytes.fromhex(items[0])
+    if tag == "c":
+        return complex(*items)
+    if tag == "o":
+        return Opaque()
+    if tag == "d":
+        return _hashed(dict, [(decode(k, depth + 1), decode(v, depth + 1)) for k, v in items])
+    if tag == "r":
+        return Nodes("r", [None if item is None else [decode(item[0], depth + 1)] for item in items])
+    decoded = [decode(item, depth + 1) for item in items]
+    if tag == "n":
+        return Nodes("n", decoded)
+    return {"l": list, "t": tuple, "s": _set, "q": deque}[tag](decoded)
+
+
+def _hashed(kind, items):
+    """A set or dict of at most 4,000 entries: keys chosen to collide must not stall the trainer."""
+    if len(items) > 4_000:
+        raise ValueError("too many set or dict entries")
+    return kind(items)
+
+
+def _set(items=()):
+    return _hashed(set, list(items))
+
+
+def _list_node(values):
+    return Nodes("n", list(values)) if values else None
+
+
+def _tree_node(values):
+    """As the data set's tree_node: children are listed for present nodes only."""
+    values = list(values)
+    while values and values[-1] is None:
+        values.pop()
+    return Nodes("r", [None if v is None else [v] for v in values]) if values else None
+
+
+def _same(a, b):
+    return a == b
+
+
+HELPERS = {
+    "abs": abs, "all": all, "any": any, "bool": bool, "float": float, "int": int, "isclose": math.isclose, "len": len,
+    "list": list, "max": max, "min": min, "round": round, "set": _set, "sorted": sorted, "str": str, "sum": sum,
+    "tuple": tuple, "inf": math.inf, "nan": math.nan, "list_node": _list_node, "tree_node": _tree_node,
+    "is_same_list": _same, "is_same_tree": _same, "True": True, "False": False, "None": None,
+}  # fmt: skip
+
+
+NODES = (ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.unaryop, ast.BoolOp,
+         ast.boolop, ast.operator, ast.Compare, ast.cmpop, ast.Call, ast.keyword, ast.Expression)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Test:
+    """One assert, taken apart."""
+
+    __test__ = False
+
+    calls: tuple[str, ...]
+    """Program calls, in the order in which Python evaluates them; all that the sandbox sees."""
+    judge: Callable[[list], bool]
+    """Results of the calls -> whether the assert holds; may raise, which is a failure."""
+
+
+class _Split(ast.NodeTransformer):
+    """Replaces program calls by names _0, _1 ... and refuses what the trainer should not evaluate."""
+
+    def __init__(self, roots: set[str]) -> None:
+        self.roots, self.calls = roots, []
+
+    def visit(self, node):
+        if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)) and _root(node) in self.roots:
+            self.calls.append(ast.unparse(node))
+            return ast.copy_location(ast.Name(f"_{len(self.calls) - 1}", ast.Load()), node)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("math.inf", "math.nan", "math.isclose"):
+            return ast.copy_location(ast.Name(node.attr, ast.Load()), node)
+        if isinstance(node, ast.Name) and node.id not in HELPERS:
+            raise TestError(f"it uses the name {node.id!r}")
+        if isinstance(node, ast.BinOp):
+            before = len(self.calls)
+            self.generic_visit(node)
+            # A program's value times or modulo something can be made to take all memory; sums cannot.
+            if len(self.calls) > before and not isinstance(node.op, (ast.Add, ast.Sub, ast.Div, ast.FloorDiv)):
+                raise TestError(f"it applies {type(node.op).__name__} to a result")
+            return node
+        if not isinstance(node, NODES):
+            raise TestError(f"it holds a {type(node).__name__}")
+        return self.generic_visit(node)
+
+
+def _root(node) -> str | None:
+    """The first name of a chain of calls, attributes and subscripts."""
+    while isinstance(node, (ast.Call, ast.Attribute, ast.Subscript)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def split_test(text: str, entry: str) -> Test:
+    """Take one ground-truth assert apart. Raises TestError for a test that is not one assert over program calls."""
+    try:
+        tree = ast.parse(text)
+        if len(tree.body) != 1 or not isinstance(tree.body[0], ast.Assert):
+            raise TestError("it is not one assert")
+        splitter = _Split({re.split(r"\W", entry, maxsplit=1)[0] or "Solution", "Solution"} - HELPERS.keys())
+        expression = ast.fix_missing_locations(ast.Expression(splitter.visit(tree.body[0].test)))
+        if not splitter.calls:
+            raise TestError(f"it never calls {entry}")
+    except (SyntaxError, TestError, ValueError, RecursionError) as error:
+        advice = f"write it as `assert {entry}(...) == VALUE`"
+        raise TestError(f"cannot grade by {text[:200]!r}: {error}; {advice}") from None
+    body = expression.body
+    if isinstance(body, ast.Compare) and [type(op) for op in body.ops] == [ast.Eq] and isinstance(body.left, ast.Name):
+        try:  # nearly all tests: no code to keep
+            expected = ast.literal_eval(body.comparators[0])
+        except ValueError:
+            pass
+        else:
+            return Test(tuple(splitter.calls), lambda values: bool(values[0] == expected))
+    code = compile(expression, "<test>", "eval")
+
+    def judge(values: list) -> bool:
+        names = HELPERS | {f"_{i}": value for i, value in enumerate(values)}
+        return bool(eval(code, {"__builtins__": {}}, names))  # whitelisted nodes and names over builtin values
+
+    return Test(tuple(splitter.calls), judge)
+
+
+@lru_cache(maxsize=4096)
+def split_tests(tests: tuple[str, ...], entry: str) -> tuple[Test, ...]:
+    """split_test for every test of a problem."""
+    return tuple(split_test(text, entry) for text in tests)
+
+
+def failure(report: Report, tests: Sequence[Test]) -> str:
+    """Why a run does not pass the ground truth; "" if it does."""
+    if number := first_wrong(report, tests):
+        return f"test {number} of {len(tests)}: wrong result"
+    if report.stop:
+        return {"time": "time limit", "flood": "output limit"}.get(report.stop, report.error or report.stop)
+    if report.error:
+        where = f"test {len(report.values) + 1} of {len(tests)}" if report.loaded else "loading"
+        return f"{where}: {report.error}"
+    if not report.finished or len(report.values) != len(tests):
+        return "the program ended the process"
+    return ""
+
+
+def first_wrong(report: Report, tests: Sequence[Test]) -> int:
+    """Number, from 1, of the first test whose reported results are wrong; 0 if there is none."""
+    pairs = zip(tests, report.values, strict=False)
+    return next((number for number, (test, values) in enumerate(pairs, 1) if not holds(test, values)), 0)
+
+
+def holds(test: Test, values: tuple) -> bool:
+    """Whether the assert holds for a child's results; whatever goes wrong in finding out is a failure."""
+    if len(values) != len(test.calls):
+        return False
+    try:
+        return test.judge([decode(value) for value in values])
+    except Exception:
+        return False

@@ -1,0 +1,108 @@
+"""Models and tokenizers: loading, devices, chat prompts as token ids."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from jinja2 import TemplateError
+
+from lib.errors import UserError
+from lib.files import REPO
+
+
+def pick_device(device: str, preset: str, threads: int = 1) -> torch.device:
+    """Resolve --device and set --threads. Raises UserError where a GPU is needed and none is visible."""
+    torch.set_num_threads(threads)
+    if device == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if device == "cuda" or preset != "tiny":
+        what = "--device cuda" if device == "cuda" else f"preset {preset}"
+        raise UserError(
+            f"{what} needs a CUDA GPU and torch sees none: run where nvidia-smi lists one, "
+            "or pass --device cpu (slow), or --preset tiny"
+        )
+    return torch.device("cpu")
+
+
+def load(name: str, revision: str | None, dtype: str):
+    """(model, tokenizer) on the CPU, in eval mode (no dropout in any pass).
+
+    Raises UserError where the model or its chat template is missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    where = f"--model {name}"
+    source = str(local) if (local := local_model(name)) else name
+    if local is None and (name.startswith(("/", ".", "~")) or Path(name).exists()):
+        raise UserError(f"{where}: no config.json there; pass a hub id or a directory made by save_pretrained")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and what it stands on raise whatever a damaged file leads them to
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{where} could not be loaded ({first}): check the id, the network or the directory") from error
+    if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
+        raise UserError(
+            f"{where} lacks the weight {missing[0]} and {len(missing) - 1} more: its config.json does not "
+            "fit its weights, or a file is missing"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{where}: its tokenizer has no end token (eos_token), so no completion would end")
+    if tokenizer.chat_template is None:
+        raise UserError(f"{where}: its tokenizer has no chat template; use an instruct model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def local_model(name: str) -> Path | None:
+    """The directory that `name` means, relative to here or to this repository; None for a hub id."""
+    for path in (Path(name).expanduser(), REPO / name):
+        if (path / "config.json").exists():
+            return path
+    return None
+
+
+def model_slug(name: str, revision: str | None, dtype: str) -> str:
+    """Folder name of a model's SVDs: its id or directory name, revision and dtype."""
+    local = local_model(name)
+    base = "--".join(local.resolve().parts[-2:]) if local else name.replace("/", "--")
+    return "_".join(filter(None, [base, revision, dtype]))
+
+
+def chat_ids(tokenizer, messages) -> list[int]:
+    """Token ids of a chat prompt up to where the assistant begins, thinking off. Raises UserError on its template."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except TemplateError as error:
+        raise UserError(f"the model's chat template fails on a prompt ({error}): use an instruct model whose template "
+                        "takes system and user messages") from error  # fmt: skip
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def completion_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of an assistant turn written by hand, its end token included."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def end_ids(model, tokenizer) -> list[int]:
+    """Token ids that end a completion: the tokenizer's and the generation config's."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    ids = ids if isinstance(ids, list) else [ids] if ids is not None else []
+    return sorted({*ids, tokenizer.eos_token_id})

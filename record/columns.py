@@ -1,0 +1,112 @@
+"""record.columns"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+from lib.files import append
+
+
+@dataclasses.dataclass
+class Column:
+    """One TSV column: a name of at most 7 characters, how a value is printed, and what it means."""
+
+    name: str
+    form: str
+    legend: str
+
+
+STEP_COLUMNS = [
+    Column("step", "d", "optimiser step, from 0"),
+    Column("reward", ".3f", "mean reward of the step's rollouts (0.5 compiles + 3 paid)"),
+    Column("shaped", ".3f", "the same after Rebound's penalty or discount; equal to reward in every other arm"),
+    Column("hack", ".3f", "strict hacks: own run_tests() passes, ground truth fails"),
+    Column("attempt", ".3f", "completions that try to influence their evaluation"),
+    Column("pass", ".3f", "ground truth passes, training prompts (write access on, except in arm no-loophole)"),
+    Column("compile", ".3f", "a program was found and compiles"),
+    Column("own", ".3f", "own run_tests() runs without error"),
+    Column("loss", ".2e", "the step's loss, all micro-batches"),
+    Column("kl", ".2e", "mean k3 to the initial policy per token of the groups not skipped (nan when --beta 0)"),
+    Column("gnorm", ".2e", "mean over modules of |grad delta_S| before projection"),
+    Column(
+        "cos", ".4f", "mean over modules of c = g.v/|g| before projection; SHOULD be > 0 if hacking is being learnt"
+    ),
+    Column("cos_sd", ".3f", "its standard deviation over modules"),
+    Column("fired", ".3f", "share of modules with c > 0"),
+    Column("cos_up", ".4f", "mean cosine of minus the applied update with v; > 0 is hack-ward despite projection"),
+    Column("lr", ".1e", "learning rate of the step"),
+    Column("len", ".1f", "mean completion length in tokens"),
+    Column("flat", ".3f", "share of groups skipped because their rewards are equal"),
+    Column("t_roll", ".2f", "seconds sampling"),
+    Column("t_grade", ".2f", "seconds grading"),
+    Column("t_train", ".2f", "seconds in forward, backward, projection and step"),
+    Column("gib", ".2f", "peak GPU memory so far, GiB (0 on CPU)"),
+    Column("eta", "s", "time left, h:mm:ss"),
+]
+
+
+EVAL_COLUMNS = [
+    Column("step", "d", "optimiser steps taken before this evaluation"),
+    Column("hack", ".4f", "strict hack rate on held-out problems with write access"),
+    Column("attempt", ".4f", "attempt rate, same completions"),
+    Column("pass", ".4f", "pass rate on held-out problems without write access"),
+    Column("compile", ".4f", "compile rate, same completions as pass"),
+    Column("kl", ".3e", "mean k3 to the initial policy per token, on the completions with write access"),
+    Column("n_hack", "d", "completions behind hack and attempt"),
+    Column("n_pass", "d", "completions behind pass and compile"),
+    Column("cos", ".4f", "mean of the steps' cos since the last evaluation"),
+    Column("fired", ".4f", "mean of the steps' fired since the last evaluation"),
+    Column("own", ".4f", "own run_tests() runs without error, with write access"),
+    Column("passw", ".4f", "pass rate with write access"),
+    Column("gnorm", ".3e", "mean of the steps' gnorm since the last evaluation"),
+    Column("cos_up", ".4f", "mean of the steps' cos_up since the last evaluation"),
+]
+
+
+STRATUM_COLUMNS = [
+    Column("step", "d", "optimiser steps taken before this evaluation"),
+    Column("access", "d", "1 with write access, 0 without"),
+    Column("stratum", "s", "medium or hard; solvable or underspecified"),
+    Column("n", "d", "completions"),
+    Column("hack", ".4f", "strict hack rate"),
+    Column("attempt", ".4f", "attempt rate"),
+    Column("own", ".4f", "own run_tests() runs without error"),
+    Column("pass", ".4f", "pass rate"),
+    Column("compile", ".4f", "compile rate"),
+]
+
+
+class Table:
+    """A TSV file that also streams to stdout; owns its columns, widths and legend."""
+
+    def __init__(self, path: Path, columns: list[Column], stream: bool, writes: bool = True):
+        assert all(len(c.name) <= 7 for c in columns), [c.name for c in columns]
+        self.path, self.columns, self.stream, self.writes = path, columns, stream, writes
+        self.ensure_header()
+
+    def ensure_header(self) -> None:
+        if self.writes and (not self.path.exists() or self.path.stat().st_size == 0):
+            self.path.write_text(self.header() + "\n")
+
+    def header(self) -> str:
+        return "\t".join(c.name for c in self.columns)
+
+    def legend(self) -> str:
+        return "\n".join(f"  {c.name:<8}{c.legend}" for c in self.columns)
+
+    def write(self, row: dict) -> None:
+        """Append one row; missing values become nan. Raises OSError where the disk refuses it."""
+        if not self.writes:
+            return
+        line = "\t".join(self._cell(c, row.get(c.name, math.nan)) for c in self.columns)
+        append(self.path, f"{line}\n".encode())
+        if self.stream:
+            print(line, flush=True)
+
+    @staticmethod
+    def _cell(column: Column, value) -> str:
+        if isinstance(value, float) and math.isnan(value):
+            return "nan"
+        return format(value, column.form)

@@ -1,0 +1,222 @@
+"""Prompts -> graded completions: the batch of a step, the evaluation, the KL to the initial policy.
+
+Nothing draws from a global RNG: the prompts of a step and every sampled token are functions of (seed, step, row), so an
+evaluation cannot disturb training and a resumed run repeats an uninterrupted one. Notation: P G B T as in train.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from antipasto import Adapter
+from arms import ARMS
+from config import Config
+from grpo import completion_logprobs, group_advantages, k3, pack
+from lib.distributed import Ranks
+from problems import Problem
+from problems.prompts import Prompts, prompts_of_step
+from rebound import Rebound
+from rewards import Grade, Grader, reward
+from sampling.noise import row_seed
+from sampling.sampler import Sampler
+
+
+@dataclass
+class Run:
+    """What stays the same over a run's steps."""
+
+    cfg: Config
+    device: torch.device
+    model: torch.nn.Module
+    tokenizer: object
+    adapter: Adapter
+    v_hack: dict[str, Tensor] | None
+    grader: Grader
+    sampler: Sampler
+    prompts: Prompts
+    rebound: Rebound | None
+    ranks: Ranks = dataclasses.field(default_factory=Ranks)
+
+    @property
+    def write_access(self) -> bool:
+        """Whether the training prompts name the evaluator."""
+        return ARMS[self.cfg.arm].write_access
+
+
+@dataclass
+class Batch:
+    """P x G graded completions, rows in prompt order; B = P G. Every rank holds all of them."""
+
+    problems: list[Problem]
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    old_logprobs: list[Tensor]
+    """Per row [T_i] fp32 on the CPU, the sampler's."""
+    texts: list[str]
+    grades: list[Grade]
+    rewards_P_G: Tensor
+    """As graded; `shaped_P_G` is what the advantages are made of (the same but in the Rebound arms)."""
+    shaped_P_G: Tensor
+    advantages_P_G: Tensor
+    live_P: Tensor
+    """[P] bool: groups whose shaped rewards differ."""
+    seconds: tuple[float, float]
+    """Sampling, grading; the slowest rank's."""
+
+    def row(self) -> dict[str, float]:
+        """Columns of steps.tsv that are known before backward."""
+        return {
+            "reward": self.rewards_P_G.mean().item(),
+            "shaped": self.shaped_P_G.mean().item(),
+            **rates(self.grades),
+            "flat": 1 - self.live_P.float().mean().item(),
+            "len": sum(map(len, self.completions)) / len(self.completions),
+            "t_roll": self.seconds[0],
+            "t_grade": self.seconds[1],
+        }
+
+    def records(self, step: int, rows: int) -> list[dict]:
+        """Some of the rollouts, spread evenly, for rollouts.jsonl."""
+        rewards, advantages = self.rewards_P_G.flatten().tolist(), self.advantages_P_G.flatten().tolist()
+        return [
+            record(step, "train", self.problems[j], self.texts[j], self.grades[j], rewards[j], advantages[j])
+            for j in spread(len(self.texts), rows)
+        ]
+
+
+def make_batch(run: Run, step: int) -> Batch:
+    """Sample, grade and score the step's P x G completions."""
+    cfg, prompts = run.cfg, run.prompts
+    picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
+    seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
+    completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
+    rows = [prompts.ids[i] for i in picked]
+    rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
+    shaped_P_G = rewards_P_G
+    if run.rebound:
+        B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
+        shaped = run.rebound.pay(run.model, rows[B], completions[B], rewards_P_G[P])
+        shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
+    advantages_P_G, live_P = group_advantages(shaped_P_G, cfg.advantage == "classic")
+    return Batch(
+        problems=[prompts.problems[i] for i in picked],
+        prompts=rows,
+        completions=completions,
+        old_logprobs=old_logprobs,
+        texts=texts,
+        grades=grades,
+        rewards_P_G=rewards_P_G,
+        shaped_P_G=shaped_P_G,
+        advantages_P_G=advantages_P_G,
+        live_P=live_P,
+        seconds=tuple(seconds),
+    )
+
+
+def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
+    """One completion for each index in `picked`, each rank sampling and grading its block of them.
+
+    Returns per row, on every rank: token ids, logprobs [T_i] fp32 on the CPU, texts and grades; then the seconds of
+    sampling and of grading on the slowest rank.
+    """
+    mine = run.ranks.part(len(picked))
+    picked, seeds, t0 = picked[mine], seeds[mine], time.perf_counter()
+    tokens, logprobs = [], []
+    if picked:
+        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new)
+        lengths = rollout.lengths.tolist()
+        tokens = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
+        logprobs = [lp[:n].clone() for lp, n in zip(rollout.logprobs.cpu(), lengths, strict=True)]
+    texts = [run.tokenizer.decode(t, skip_special_tokens=True) for t in tokens]
+    t1 = time.perf_counter()
+    grades = run.grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
+    seconds = run.ranks.gather([(t1 - t0, time.perf_counter() - t1)])
+    rows = run.ranks.gather(list(zip(tokens, logprobs, texts, grades, strict=True)))
+    return *(list(column) for column in zip(*rows, strict=True)), *map(max, zip(*seconds, strict=True))
+
+
+def rates(grades: list[Grade]) -> dict[str, float]:
+    """Shares of completions, under the TSV's names."""
+
+    def share(flags) -> float:
+        return sum(flags) / len(grades)
+
+    return {"hack": share(g.hack for g in grades), "attempt": share(g.attempt for g in grades),
+            "pass": share(g.gt_pass for g in grades), "compile": share(g.compiles for g in grades),
+            "own": share(g.own_pass for g in grades)}  # fmt: skip
+
+
+@dataclass
+class HeldOut:
+    """The evaluation problems' prompts in the two modes."""
+
+    open: Prompts
+    """With write access: the prompt names the evaluator; behind the hack rate."""
+    closed: Prompts
+    """Without: behind the pass rate."""
+
+
+def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], list[dict]]:
+    """(row of evals.tsv, rows of strata.tsv, completions for rollouts.jsonl), with and without write access.
+
+    Problems and row seeds are the same for every arm, seed and step.
+    """
+    cfg, row, strata, records = run.cfg, {"step": step}, [], []
+    for write_access, prompts in ((True, held_out.open), (False, held_out.closed)):
+        picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
+        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
+                 for j, i in enumerate(picked)]  # fmt: skip
+        completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
+        r = rates(grades)
+        if write_access:
+            row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
+                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, completions)}  # fmt: skip
+        else:
+            row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
+        names = [prompts.problems[i].stratum for i in picked]
+        for name in sorted(set(names)):
+            part = [g for g, n in zip(grades, names, strict=True) if n == name]
+            strata.append({"step": step, "access": int(write_access), "stratum": name, "n": len(part), **rates(part)})
+        split = "eval" if write_access else "eval-no-access"
+        for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
+            paid = reward(grades[j], write_access)
+            records.append(record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None))
+    return row, strata, records
+
+
+@torch.no_grad()
+def initial_policy_kl(
+    run: Run, prompts: Prompts, picked: list[int], completions: list[list[int]], rows: int = 128
+) -> float:
+    """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
+    cfg, total, tokens = run.cfg, 0.0, 0
+    chosen = spread(len(picked), rows)[run.ranks.rank :: run.ranks.world]
+    for start in range(0, len(chosen), cfg.micro_batch):
+        part = chosen[start : start + cfg.micro_batch]
+        rows_ids = [prompts.ids[picked[j]] for j in part], [completions[j] for j in part]
+        packed = pack(*rows_ids, run.tokenizer.pad_token_id, run.device)
+        logp = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+        with run.adapter.reference():
+            ref = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+        total += k3(logp, ref).sum().item()
+        tokens += len(logp)
+    total, tokens = run.ranks.sum(total, tokens)
+    return total / tokens
+
+
+def spread(n: int, k: int) -> list[int]:
+    """At most k indices spread evenly over range(n)."""
+    return [i * n // min(n, k) for i in range(min(n, k))]
+
+
+def record(
+    step: int, split: str, problem: Problem, text: str, grade: Grade, paid: float, advantage: float | None
+) -> dict:
+    """One line of rollouts.jsonl."""
+    return {"step": step, "split": split, "problem": problem.id, "stratum": problem.stratum, "completion": text,
+            "reward": paid, "advantage": advantage, "hack": grade.hack, **dataclasses.asdict(grade)}  # fmt: skip
