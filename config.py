@@ -125,7 +125,11 @@ class Config(ModelConfig):
     beta2: float = at_least(0, 0.99, below=1)
     """AdamW."""
     warmup: int = at_least(0, 10)
-    """Steps of linear warm-up; cosine to zero after."""
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: cosine to zero at `anneal`, or constant, as parents of branches and branches want it."""
+    anneal: int = at_least(0, 0)
+    """Step at which the cosine reaches zero; 0: the last. A branch of an annealed parent keeps its parent's."""
     grad_clip: float = above(0, 1.0)
     """Clip of the global gradient norm, after projection."""
     beta: float = at_least(0.0, 1e-3)
@@ -139,6 +143,17 @@ class Config(ModelConfig):
     """What is projected: the gradient (preregistered), or AdamW's update (labelled variant)."""
     refresh_every: int = at_least(0, 0)
     """Re-extract v_hack at the current weights every n steps (labelled variant); 0: never."""
+
+    branch_from: str = ""
+    """A takeoff file of another run (record/takeoff.py): start from its delta_S and AdamW state, at its step. branch.py
+    sets this."""
+    moment: Literal["keep", "project", "zero"] = "keep"
+    """AdamW's first moment at a branch: kept, projected once by the arm's direction, or zeroed. The second moment and
+    the step count are always kept."""
+    noise: int = at_least(0, 0)
+    """Stream of the training rollouts' sampling noise; 0 is the seed's own, the parent's where a run is branched."""
+    draw: int = at_least(0, 0)
+    """Which random direction of the seed random-v takes."""
 
     rebound_depth: float = above(0, 0.66, at_most=1)
     """Depth of the layer whose residual Rebound reads, as a share of the layers."""
@@ -231,8 +246,8 @@ PRESETS: dict[str, dict] = {
 C = TypeVar("C", bound=ModelConfig)
 
 
-def parse(cls: type[C], argv: list[str] | None = None, description: str | None = None) -> C:
-    """Command line -> config: the preset's values as defaults, then the flags."""
+def parse(cls: type[C], argv: list[str] | None = None, description: str | None = None, default: C | None = None) -> C:
+    """Command line -> config: the preset's values as defaults, or those of `default`, then the flags."""
     argv = list(sys.argv[1:] if argv is None else argv)
     preset = "tiny"
     for i, word in enumerate(argv):
@@ -242,7 +257,7 @@ def parse(cls: type[C], argv: list[str] | None = None, description: str | None =
             preset = word.removeprefix("--preset=")
     known = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known}
-    default = cls(**({"preset": preset, **values} if preset in PRESETS else {}))
+    default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
     return tyro.cli(cls, args=argv, default=default, description=description)
 
 

@@ -162,7 +162,7 @@ def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: boo
         return None, ""
     v, _ = load_v_hack(path, adapter, cfg)
     if arm.v == "random":
-        v = random_directions(v, cfg.seed)
+        v = random_directions(v, cfg.seed + 1_000_003 * cfg.draw)
     return {n: v[n].to(p.device) for n, p in adapter.delta().items()}, file_sha256(path)
 
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,23 @@ def project_grads(
             g.copy_(out)
         cos.append(c)
     return Projection(torch.stack(cos).float().cpu(), norms, unknown)
+
+
+@torch.no_grad()
+def treat_moment(
+    moments: dict[str, Tensor],
+    treatment: Literal["keep", "project", "zero"],
+    v_hack: dict[str, Tensor] | None,
+    side: Side,
+) -> None:
+    """AdamW's first moments {module: [r]} at a branch, in place; `project` removes, without rescaling, what a gradient
+    would lose by the arm's rule (in arms without one: the hack-ward part, so that vanilla can be treated alike).
+    """
+    if treatment == "zero":
+        for moment in moments.values():
+            moment.zero_()
+    elif treatment == "project":
+        project_grads(moments, v_hack, "hackward" if side == "none" else side, keep_norm=False)
 
 
 @dataclass

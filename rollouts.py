@@ -93,7 +93,8 @@ def make_batch(run: Run, step: int) -> Batch:
     """Sample, grade and score the step's P x G completions."""
     cfg, prompts = run.cfg, run.prompts
     picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
-    seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
+    stream = ("noise", cfg.noise) if cfg.noise else ()
+    seeds = [row_seed("train", cfg.seed, step, j, *stream) for j in range(len(picked))]
     completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
     rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)

@@ -16,22 +16,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from loguru import logger
 
-from antipasto import checkpoint_layers, load_model
+from antipasto import Adapter, checkpoint_layers, load_model
 from arms import ARMS
 from config import Config, check, parse
 from extract_vhack_grad import directions_for
 from grpo import clipped_objective, completion_logprobs, k3, pack
-from lib.distributed import join, reports_once
+from lib.distributed import Ranks, join, reports_once
 from lib.errors import UserError, run_main
 from lib.memory import fit_to_memory, peak_gib
 from lib.models import end_ids, pick_device
-from problems.prompts import tokenise
+from problems import Problem
+from problems.prompts import Prompts, tokenise
 from problems.sources import split_problems
-from project import applied_update, project_grads
+from project import applied_update, project_grads, treat_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
@@ -79,10 +82,12 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
 
 
 def learning_rate(cfg: Config, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then cosine to zero at `steps`."""
+    """Linear warm-up over `warmup` steps, then constant, or cosine to zero at `anneal` or the last step."""
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup
-    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
+    if cfg.schedule == "constant":
+        return cfg.lr
+    progress = (step - cfg.warmup) / max(1, (cfg.anneal or cfg.steps) - cfg.warmup)
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -99,7 +104,12 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
 
-    for step in range(book.resume(optimiser, run.v_hack), cfg.steps + 1):
+    first = book.resume(optimiser, run.v_hack)
+    if book.fresh_branch:
+        moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items() if p in optimiser.state}
+        treat_moment(moments, cfg.moment, run.v_hack, arm.removes)
+
+    for step in range(first, cfg.steps + 1):
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
         book.between_steps(step, optimiser, run.v_hack)  # a checkpoint where one is due; a signal ends the run here
@@ -137,10 +147,113 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
             row |= measured.row()
 
         row |= {"t_train": time.perf_counter() - started, "gib": peak_gib(run.device)}
-        book.step(row, measured, batch)
+        book.step(row, measured, batch, optimiser)
     if book.folder.writes:
         run.adapter.save(book.folder.path / "delta_S.safetensors")
     book.finish()
+
+
+@dataclass
+class Stage:
+    """What the runs of one model and one set of problems share, loaded once."""
+
+    device: torch.device
+    ranks: Ranks
+    model: torch.nn.Module
+    tokenizer: object
+    adapter: Adapter
+    sampler: Sampler
+    grader: Grader
+    problems: tuple[list[Problem], list[Problem]]
+    """Training, evaluation."""
+    form: dict
+    """How prompts are made: wording, max_prompt."""
+
+    def prompts(self, write_access: bool) -> Prompts:
+        """The training prompts of an arm."""
+        return tokenise(self.tokenizer, self.problems[0], write_access=write_access, **self.form)
+
+    def held_out(self, names: bool) -> HeldOut:
+        """The evaluation prompts in both modes; names: of other evaluators than run_tests()."""
+        return HeldOut(
+            open=tokenise(self.tokenizer, self.problems[1], write_access=True, names=names, **self.form),
+            closed=tokenise(self.tokenizer, self.problems[1], write_access=False, **self.form),
+        )
+
+
+def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:
+    """Load the model, its SVDs and the sampler. Raises UserError where they do not suit training."""
+    with ranks.first():  # it fills the SVD cache
+        model, tokenizer, adapter = load_model(cfg, device)
+    if cfg.grad_checkpoint:
+        if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
+            raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+        checkpoint_layers(model)
+    try:
+        sampler = Sampler(
+            model,
+            eos_ids=end_ids(model, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            temperature=cfg.temperature,
+            top_k=cfg.top_k,
+            engine=cfg.engine,
+        )
+    except ValueError as error:
+        raise UserError(f"--engine {cfg.engine}: {error}") from error
+    form = {"wording": cfg.wording, "max_prompt": cfg.max_prompt}
+    return Stage(
+        device=device,
+        ranks=ranks,
+        model=model,
+        tokenizer=tokenizer,
+        adapter=adapter,
+        sampler=sampler,
+        grader=grader,
+        problems=problems,
+        form=form,
+    )
+
+
+def run_arm(stage: Stage, cfg: Config, **provenance_of_a_branch) -> Path:
+    """One run on the stage, begun or resumed; returns its folder."""
+    v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
+    stage.ranks.copy_from_first((v_hack or {}).values())
+    prompts, held_out = stage.prompts(ARMS[cfg.arm].write_access), stage.held_out(cfg.eval_names)
+    fit_to_memory(
+        cfg,
+        stage.model,
+        stage.adapter,
+        stage.sampler,
+        [prompts, held_out.open, held_out.closed],
+        stage.device,
+        stage.ranks.world,
+    )
+    config = {
+        **dataclasses.asdict(cfg),
+        "sandbox": stage.grader.isolation,
+        "v_hack_sha256": v_sha,
+        "weights_sha256": stage.adapter.weights_sha256,
+        "world": stage.ranks.world,
+        **provenance_of_a_branch,
+        **provenance(),
+    }
+    with stage.ranks.first():
+        folder = RunDir(cfg.run_path(), config, cfg.fresh, writes=stage.ranks.rank == 0)
+    run = Run(
+        cfg=cfg,
+        device=stage.device,
+        model=stage.model,
+        tokenizer=stage.tokenizer,
+        adapter=stage.adapter,
+        v_hack=v_hack,
+        grader=stage.grader,
+        sampler=stage.sampler,
+        prompts=prompts,
+        rebound=make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter),
+        ranks=stage.ranks,
+    )
+    train(run, Book(cfg, folder, stage.adapter.delta(), stage.ranks), held_out)
+    return folder.path
 
 
 @reports_once
@@ -155,49 +268,11 @@ def main() -> None:
     if (path / "summary.json").exists() and not cfg.fresh:
         logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
         return
-    train_problems, eval_problems = split_problems(cfg.problems, cfg.eval_file, cfg.n_eval)
-    check_gradable(train_problems, eval_problems)
+    problems = split_problems(cfg.problems, cfg.eval_file, cfg.n_eval)
+    check_gradable(*problems)
     workers = ranks.workers(cfg.workers)
     with Grader(workers=workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
-        with ranks.first():  # it fills the SVD cache
-            model, tokenizer, adapter = load_model(cfg, device)
-        v_hack, v_sha = directions_for(cfg, model, tokenizer, adapter)
-        ranks.copy_from_first((v_hack or {}).values())
-        if cfg.grad_checkpoint:
-            if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
-                raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-            checkpoint_layers(model)
-        try:
-            sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
-                              temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
-        except ValueError as error:
-            raise UserError(f"--engine {cfg.engine}: {error}") from error
-        form = {"wording": cfg.wording, "max_prompt": cfg.max_prompt}
-        prompts = tokenise(tokenizer, train_problems, write_access=ARMS[cfg.arm].write_access, **form)
-        held_out = HeldOut(
-            open=tokenise(tokenizer, eval_problems, write_access=True, names=cfg.eval_names, **form),
-            closed=tokenise(tokenizer, eval_problems, write_access=False, **form),
-        )
-        fit_to_memory(cfg, model, adapter, sampler, [prompts, held_out.open, held_out.closed], device, ranks.world)
-        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
-                  "weights_sha256": adapter.weights_sha256, "world": ranks.world, **provenance()}  # fmt: skip
-        with ranks.first():
-            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
-        rebound = make_rebound(cfg, model, tokenizer, adapter)
-        run = Run(
-            cfg=cfg,
-            device=device,
-            model=model,
-            tokenizer=tokenizer,
-            adapter=adapter,
-            v_hack=v_hack,
-            grader=grader,
-            sampler=sampler,
-            prompts=prompts,
-            rebound=rebound,
-            ranks=ranks,
-        )
-        train(run, Book(cfg, folder, adapter.delta(), ranks), held_out)
+        run_arm(set_stage(cfg, device, ranks, grader, problems), cfg)
     print(f"done: {path}/summary.json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 from loguru import logger
 from torch import Tensor
 
+from config import Config
 from lib.errors import AdapterError, UserError
 from lib.files import append, atomic, jsonl, naming, read_json, refuse_unwritable, write_json
 from lib.tensors import load_tensors, save_atomic
+from record import takeoff
 from record.columns import EVAL_COLUMNS, STEP_COLUMNS, STRATUM_COLUMNS, Table
 
 # Fields that may differ between a run and its resumption without making it another experiment.
@@ -34,6 +37,9 @@ RESUMABLE = {
 
 
 PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
+
+
+DEFAULTS = dataclasses.asdict(Config())
 
 
 class RunDir:
@@ -114,6 +120,11 @@ class RunDir:
             f.write(jsonl(records))
         return path
 
+    def save_branch_point(self, tensors: dict[str, Tensor], state: dict) -> None:
+        """takeoff-<rule>.safetensors: what branches start from (record/takeoff.py)."""
+        if self.writes:
+            save_atomic(tensors, takeoff.file_of(self.path, state["rule"]), {"state": json.dumps(state)})
+
     def checkpoint_step(self) -> int | None:
         """Step of the last checkpoint by checkpoint.json, None where that is missing or torn."""
         return read_json(self.path / "checkpoint.json").get("step")  # torn: load_checkpoint writes it anew
@@ -186,8 +197,9 @@ def refuse_other(folder: Path, config: dict) -> dict:
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
     keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
-    if differ := [k for k in keys if before.get(k) != config[k]]:
-        what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
+    there = DEFAULTS | before  # a field that is younger than the run had the value that it has by default
+    if differ := [k for k in keys if there.get(k) != config[k]]:
+        what = ", ".join(f"{k} ({there.get(k)!r} there, {config[k]!r} now)" for k in differ)
         raise UserError(f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
                         "move it aside")  # fmt: skip
     return before
