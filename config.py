@@ -46,7 +46,7 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one; presets other than tiny insist on it."""
     pairs: str = "default"
-    """Contrastive pair set (pairs.py): default, or organism, organism-same, organism-far."""
+    """Contrastive pair set (pairs.py): default, organism, organism-same, organism-far, or a JSONL file of pairs."""
     threads: int = at_least(1, 1)
     """CPU threads of torch; the organism is too small to gain from a second, so runs go side by side instead."""
     svd_cache: str = "svd_cache"
@@ -61,7 +61,7 @@ class ModelConfig:
         if self.v_hack:
             return Path(self.v_hack)
         suffix = "" if self.n_directions == 1 else f"_k{self.n_directions}"
-        return Path("outputs") / self.preset / f"v_hack_{self.pairs}{suffix}.safetensors"
+        return Path("outputs") / self.preset / f"v_hack_{Path(self.pairs).stem}{suffix}.safetensors"
 
 
 @dataclass

@@ -30,6 +30,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from lib.errors import DataError
 from organism.hacks import PAIR_FLAVOURS, organism_pairs
@@ -84,7 +85,23 @@ def load_pairs(name: str = "default") -> list[Pair]:
         return list(PAIRS)
     if name.startswith("organism"):
         return [Pair(**row) for row in organism_pairs(name)]
+    if name.endswith(".jsonl"):
+        return pairs_of_file(Path(name))
     raise DataError(f"no pairs called {name!r}: choose one of default, {', '.join(PAIR_FLAVOURS)}")
+
+
+def pairs_of_file(path: Path) -> list[Pair]:
+    """Pairs of a file, a JSON object of Pair's fields a line (tools/self_pairs.py). Raises DataError naming a line."""
+    if not path.is_file():
+        raise DataError(f"no pairs at {path}: `python -m tools.self_pairs` makes such a file")
+    pairs = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            pairs.append(Pair(**row | {"messages": tuple(row["messages"]), "checks": tuple(row.get("checks", ()))}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}:{number}: not a pair ({type(error).__name__}: {error})") from error
+    return pairs
 
 
 def pairs_sha256(pairs: Iterable[Pair]) -> str:
