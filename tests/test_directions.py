@@ -186,7 +186,8 @@ def test_the_gate_reads_no_grade(monkeypatch):
 def test_the_labelled_arms_run_on_the_organism(organism_flags, trainer, tmp_path):
     """Two steps each, with the direction of 192 labelled rollouts where one is needed."""
     for arm in ("oracle-v", "oracle-live", "oracle-k4", "screen-oracle", "penalty-oracle"):
-        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 192, "--max-new", 80, "--out", tmp_path / arm]
+        out = ["--out", tmp_path / arm]
+        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 192, "--max-new", 80, *out]
         done = trainer(*flags, "--v-hack", "none")
         assert done.status == 0, done.err
         assert (tmp_path / arm / "summary.json").exists()
