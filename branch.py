@@ -31,7 +31,8 @@ from problems.sources import split_problems
 from record.folder import refuse_other
 from record.takeoff import file_of, load_branch_point
 from rewards import Grader, check_gradable
-from train import learning_rate, run_arm, set_stage
+from stage import set_stage
+from train import learning_rate, run_arm
 
 Moment = Literal["keep", "project", "zero"]
 SUFFIX = {"keep": "", "project": "+mproject", "zero": "+mzero"}

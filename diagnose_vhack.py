@@ -38,7 +38,7 @@ from problems.sources import split_problems
 from record.takeoff import file_of, load_branch_point
 from rewards import Grader, check_gradable, reward
 from rollouts import Run
-from train import set_stage
+from stage import set_stage
 
 FOLDS = 5
 KIND = re.compile(r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$")

@@ -46,13 +46,13 @@ def test_a_room_imports_lib_its_own_files_and_the_data_modules():
 
 
 def test_the_loop_is_imported_by_branches_benches_and_tests_alone():
-    """branch.py and diagnose_vhack.py set the same stage."""
+    """branch.py runs the same loop."""
     importers = {name for name, others in ARROWS.items() if "train" in others}
-    assert {name for name in importers if not name.startswith("bench.")} <= {"branch", "diagnose_vhack"}
+    assert {name for name in importers if not name.startswith("bench.")} <= {"branch"}
 
 
 def test_files_stay_readable():
     lengths = {str(p.relative_to(REPO)): len(p.read_text().splitlines()) for p in FILES.values()}
     front = {name: n for name, n in lengths.items() if "/" not in name}
-    assert max(front.values()) <= 330 and sum(front.values()) <= 2500, front
+    assert max(front.values()) <= 330 and sum(front.values()) <= 3300, front
     assert not {name: n for name, n in lengths.items() if n > 350}
