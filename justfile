@@ -22,9 +22,9 @@ setup:
         touch "$stamp"
     fi
 
-# fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
-data: setup
-    {{py}} -m tools.fetch_data
+# fetch LeetCode, HumanEval and MBPP problems into data/: just data --sets leetcode humaneval
+data *ARGS: setup
+    {{py}} -m tools.fetch_data "$@"
 
 # print statistics of the contrastive pairs
 pairs *ARGS: setup

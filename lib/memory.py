@@ -186,7 +186,7 @@ def fit_to_memory(
 ) -> None:
     """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
     rows, longest = cfg.prompts * cfg.group // world, max(len(ids) for p in prompts for ids in p.ids)
-    evaluated = -(-max(len(p.ids) for p in prompts[1:]) * cfg.eval_samples // world)
+    evaluated = -(-max(len(p.ids) for p in prompts[1:]) * max(cfg.eval_samples, cfg.final_samples) // world)
     sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
     cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
     if not cfg.micro_batch:
