@@ -135,6 +135,10 @@ queue-full *ARGS: setup
 export *ARGS: setup
     {{py}} -m tools.export "$@"
 
+# base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
+base-rates PRESET *ARGS: setup
+    {{py}} -m tools.base_rates --preset "$@"
+
 # predicted seconds a step, hours, memory and price of a preset: just estimate full --rate 2
 estimate PRESET="full" *ARGS: setup
     {{py}} -m tools.estimate --preset "$@"
