@@ -36,6 +36,7 @@ LEFT_OUT = [
     record(15, "Python 2.", "def f(x):\n  print x", ["assert f(1) == 1", "assert f(2) == 2"]),
     record(16, "No assert.", "def f(x):\n  return x", ["f(1)", "assert f(1) == 1"]),
     record(17, "One test.", "def f(x):\n  return x", ["assert f(1) == 1"]),
+    record(18, "A constant.", "def f(x):\n  return True", ["assert f(1) == True", "assert f(2)==True"]),
     record(123, "Slow.", "def f(x):\n  return x", ["assert f(1) == 1", "assert f(2) == 2"]),
 ]  # fmt: skip
 
