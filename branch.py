@@ -27,7 +27,7 @@ from lib.distributed import Ranks
 from lib.errors import UserError, run_main
 from lib.files import file_sha256, read_json
 from lib.models import pick_device
-from problems.sources import split_problems
+from problems.sources import problems_sha256, split_problems
 from record.folder import refuse_other
 from record.takeoff import file_of, load_branch_point
 from rewards import Grader, check_gradable
@@ -158,6 +158,8 @@ def main() -> None:
             raise UserError(
                 f"{first.model} has other weights than those that {cfg.parent} was trained on: pass --model"
             )
+        if there.get("problems_sha256", "") not in ("", problems_sha256(*problems)):
+            raise UserError(f"the problems are not those that {cfg.parent} was trained on: restore its files")
         for number, run in enumerate(todo, 1):
             logger.info(f"branch {number} of {len(todo)}: {run.label}")
             print(f"# {run.label}: steps {branch['step']} to {run.steps}")

@@ -83,13 +83,16 @@ class Config(ModelConfig):
 
     # --- problems and evaluation
     problems: str = ""
-    """Training problems: a JSONL path, or `organism`."""
+    """Training problems: a JSONL path; organism, leetcode, humaneval or mbpp; or a mixture of these with how many
+    training problems each gives, as in leetcode:60,humaneval:75."""
     eval_file: str = ""
-    """Evaluation problems: a JSONL path; empty: n_eval problems held out of the training file."""
+    """Evaluation problems: as --problems; empty: n_eval problems held out of the training file or mixture."""
     n_eval: int = at_least(1, 20)
     """Evaluation problems."""
     eval_samples: int = at_least(1, 4)
     """Completions an evaluation problem, in each of the two modes (with and without write access)."""
+    final_samples: int = at_least(0, 0)
+    """The same in the evaluation after the last step; 0: eval_samples."""
     eval_every: int = at_least(1, 25)
     """Steps between evaluations; also evaluated before step 0 and after the last."""
     eval_names: bool = False

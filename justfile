@@ -22,9 +22,9 @@ setup:
         touch "$stamp"
     fi
 
-# fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
-data: setup
-    {{py}} -m tools.fetch_data
+# fetch LeetCode, HumanEval and MBPP problems into data/: just data --sets leetcode humaneval
+data *ARGS: setup
+    {{py}} -m tools.fetch_data "$@"
 
 # print statistics of the contrastive pairs
 pairs *ARGS: setup
@@ -134,6 +134,10 @@ queue-full *ARGS: setup
 # a finished run as a PEFT LoRA or a merged checkpoint: just export outputs/tiny/projected_s0 --to lora --out DIR
 export *ARGS: setup
     {{py}} -m tools.export "$@"
+
+# base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
+base-rates PRESET *ARGS: setup
+    {{py}} -m tools.base_rates --preset "$@"
 
 # predicted seconds a step, hours, memory and price of a preset: just estimate full --rate 2
 estimate PRESET="full" *ARGS: setup

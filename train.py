@@ -30,7 +30,7 @@ from lib.distributed import join, reports_once
 from lib.errors import run_main
 from lib.memory import decode_rows, fit_micro_batch, logprob_chunk, peak_gib
 from lib.models import pick_device
-from problems.sources import split_problems
+from problems.sources import problems_sha256, split_problems
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 from rebound import make_rebound
 from record.book import Book
@@ -106,7 +106,11 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
     cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
     rows = cfg.prompts * cfg.group // run.ranks.world
-    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * cfg.eval_samples // run.ranks.world)
+    evaluated = -(
+        -max(len(held_out.open.ids), len(held_out.closed.ids))
+        * max(cfg.eval_samples, cfg.final_samples)
+        // run.ranks.world
+    )
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
     sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
     cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
@@ -242,6 +246,7 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         "sandbox": stage.grader.isolation,
         "v_hack_sha256": v_sha,
         "weights_sha256": stage.adapter.weights_sha256,
+        "problems_sha256": problems_sha256(*stage.problems),
         "world": stage.ranks.world,
         "attention": stage.model.config._attn_implementation,
         **branch,
