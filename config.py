@@ -46,7 +46,7 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one; presets other than tiny insist on it."""
     pairs: str = "default"
-    """Contrastive pair set (pairs.py): default, organism, organism-same, organism-far, or a JSONL file of pairs."""
+    """Contrastive pair set (pairs.py): default, organism, organism-same, organism-far, self, or a JSONL."""
     threads: int = at_least(1, 1)
     """CPU threads of torch; the organism is too small to gain from a second, so runs go side by side instead."""
     svd_cache: str = "svd_cache"
@@ -266,7 +266,10 @@ def parse(cls: type[C], argv: list[str] | None = None, description: str | None =
     known = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known}
     default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
-    return tyro.cli(cls, args=argv, default=default, description=description)
+    cfg = tyro.cli(cls, args=argv, default=default, description=description)
+    if cfg.pairs == "self":  # what tools/self_pairs.py writes
+        cfg.pairs = f"outputs/{cfg.preset}/self_pairs.jsonl"
+    return cfg
 
 
 def check(cfg: ModelConfig) -> None:
