@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/helpers"))
 import random_model
 from bench_train import target_names
 from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
@@ -64,7 +64,7 @@ class Bench:
         self.report = Report(COLUMNS, device, args.out, more=versions)
         self.tokenizer = random_model.tokenizer()
         self.tokenizer.padding_side = "left"
-        text = self.tokenizer((random_model.REPO / "pairs.py").read_text())["input_ids"]
+        text = self.tokenizer((Path(__file__).resolve().parents[1] / "pairs.md").read_text())["input_ids"]
         parts = [text[i * args.prompt : (i + 1) * args.prompt] for i in range(args.P)]
         self.texts = [self.tokenizer.decode(p) for p in parts]
         self.prompts = [self.tokenizer(t)["input_ids"] for t in self.texts]
