@@ -196,7 +196,8 @@ def base_weights_sha256(model) -> str:
 def sample(cfg: BaseRatesConfig, problems: list[Problem]) -> tuple[Sampled, Sampled, dict]:
     """(without write access, with it, what config.json says of model and sandbox)."""
     device = models.pick_device(cfg.device, cfg.preset, cfg.threads)
-    model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype)
+    attention = models.pick_attention(cfg.dtype, device)
+    model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype, attention)
     known = {"weights_sha256": base_weights_sha256(model)}
     model.to(device).requires_grad_(False)
     try:
