@@ -106,11 +106,8 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
     cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
     rows = cfg.prompts * cfg.group // run.ranks.world
-    evaluated = -(
-        -max(len(held_out.open.ids), len(held_out.closed.ids))
-        * max(cfg.eval_samples, cfg.final_samples)
-        // run.ranks.world
-    )
+    samples = max(cfg.eval_samples, cfg.final_samples)
+    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
     sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
     cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
