@@ -7,7 +7,7 @@ import pytest
 
 from config import PRESETS
 from lib.errors import UserError
-from tools.estimate import SHAPES, EstimateConfig, from_bench, from_run, main, table
+from tools.estimate import SHAPES, EstimateConfig, estimate_table, from_bench, from_run, main
 
 BENCH = """# 2026-01-01 old
 model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
@@ -43,7 +43,7 @@ def test_every_part_shrinks_with_the_group_the_length_and_the_model(full):
 
 
 def test_the_price_is_hours_times_the_rate(full):
-    text = table(
+    text = estimate_table(
         dataclasses.replace(full, rate=2.0, steps=100, eval_every=100, n_eval=24, eval_samples=2), from_bench(full)
     )
     hours = (100 * 38.25 + 2 * 17.25) / 3600  # two evaluations of 96 completions
