@@ -64,7 +64,7 @@ class Bench:
         self.report = Report(COLUMNS, device, args.out, more=versions)
         self.tokenizer = random_model.tokenizer()
         self.tokenizer.padding_side = "left"
-        text = self.tokenizer((random_model.REPO / "pairs.py").read_text())["input_ids"]
+        text = self.tokenizer((Path(__file__).resolve().parents[1] / "pairs.md").read_text())["input_ids"]
         parts = [text[i * args.prompt : (i + 1) * args.prompt] for i in range(args.P)]
         self.texts = [self.tokenizer.decode(p) for p in parts]
         self.prompts = [self.tokenizer(t)["input_ids"] for t in self.texts]

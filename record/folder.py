@@ -37,7 +37,7 @@ RESUMABLE = {
     "max_kl",
 }
 # Fields of config.json that say how a run was made, and not what it is.
-PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
+PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
 
 class RunDir:
