@@ -26,6 +26,7 @@ from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO
 from lib.memory import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
+from lib.shapes import BENCH_NAMES, SHAPES, Shape
 from lib.tables import read_blocks, read_table
 
 if TYPE_CHECKING:
@@ -50,54 +51,20 @@ class EstimateConfig(Config):
     """Mean prompt tokens."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a decoder: hidden d, layers, query and key widths (heads x head_dim), MLP width, vocabulary."""
-
-    d: int
-    layers: int
-    q: int
-    kv: int
-    mlp: int
-    vocab: int
-
-    def linears(self) -> list[tuple[int, int]]:
-        """(d_out, d_in) of a layer's adapted Linears."""
-        d, m = self.d, self.mlp
-        return [(self.q, d), (self.kv, d), (self.kv, d), (d, self.q), (m, d), (m, d), (d, m)]
-
-    def weights(self) -> int:
-        """Parameters of the adapted Linears."""
-        return self.layers * sum(o * i for o, i in self.linears())
-
-    def factors(self) -> int:
-        """Elements of their U and Vh."""
-        return self.layers * sum((o + i) * min(o, i) for o, i in self.linears())
-
-    def kv_bytes(self) -> int:
-        """Bytes of cache a token, bf16."""
-        return 2 * 2 * self.layers * self.kv
-
-    def held(self, rows: int, tokens: int) -> float:
-        """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
-        return 3 * self.weights() + 2 * (self.factors() + self.vocab * self.d) + rows * tokens * self.kv_bytes()
-
-    def logits(self) -> float:
-        """Bytes of a chunk of logits, forward and backward."""
-        return MOST_LOGIT_ROWS * BYTES_PER_LOGIT * self.vocab
-
-    def read(self, rows: int, tokens: float) -> float:
-        """Bytes a decode step reads: W and D, the head, the cache at `tokens` a row."""
-        return 3 * self.weights() + 2 * self.vocab * self.d + rows * tokens * self.kv_bytes()
+def held(shape: Shape, rows: int, tokens: int) -> float:
+    """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
+    embedding = shape.vocab * shape.d
+    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + rows * tokens * shape.kv_bytes()
 
 
-SHAPES = {
-    "Qwen/Qwen3-4B": Shape(2560, 36, 4096, 1024, 9728, 151936),
-    "Qwen/Qwen2.5-Coder-0.5B-Instruct": Shape(896, 24, 896, 128, 4864, 151936),
-}
+def logit_bytes(shape: Shape) -> float:
+    """Bytes of a chunk of logits, forward and backward."""
+    return MOST_LOGIT_ROWS * BYTES_PER_LOGIT * shape.vocab
 
 
-BENCH_MODELS = {"qwen3-4b": "Qwen/Qwen3-4B", "qwen2.5-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct"}
+def decode_bytes(shape: Shape, rows: int, tokens: float) -> float:
+    """Bytes that a decode step reads: W and D, the head, the cache at `tokens` a row."""
+    return 3 * shape.weights() + 2 * shape.vocab * shape.d + rows * tokens * shape.kv_bytes()
 
 
 @dataclass
@@ -126,7 +93,7 @@ def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
             "--run with the directory of a short run"
         )
     runs = read_blocks(path)
-    same = [(comment, rows) for comment, rows in runs if (rows["model"].map(BENCH_MODELS.get) == model).any()]
+    same = [(comment, rows) for comment, rows in runs if (rows["model"].map(BENCH_NAMES.get) == model).any()]
     return (same or runs)[-1]
 
 
@@ -157,21 +124,21 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
         )
     comment, parts = measured_parts(cfg)
     base = parts["train"]
-    model_b = BENCH_MODELS[base["model"]]
+    model_b = BENCH_NAMES[base["model"]]
     shape, shape_b = SHAPES[cfg.model], SHAPES[model_b]
     B, B_b = cfg.prompts * cfg.group, int(base["P"]) * int(base["G"])
     new_b = int(base["max_new"])
 
     # Sampling is bound by the bytes that a decode step reads, training by the tokens.
-    bytes_ = shape.read(B, cfg.mean_prompt + cfg.max_new / 2)
-    bytes_b = shape_b.read(B_b, BENCH_PROMPT + new_b / 2)
+    bytes_ = decode_bytes(shape, B, cfg.mean_prompt + cfg.max_new / 2)
+    bytes_b = decode_bytes(shape_b, B_b, BENCH_PROMPT + new_b / 2)
     tokens = B * (cfg.mean_prompt + MEAN_LENGTH * cfg.max_new)
     tokens_b = B_b * (BENCH_PROMPT + MEAN_LENGTH * new_b)
 
     # Memory: what is held, a chunk of logits, and the measured rest, which grows with a micro-batch's activations.
     longest = cfg.mean_prompt * 5 // 4 + cfg.max_new
     longest_b = BENCH_PROMPT * 5 // 4 + new_b
-    rest = max(0.0, float(base["peak_gib"]) * 2**30 - shape_b.held(B_b, longest_b) - shape_b.logits())
+    rest = max(0.0, float(base["peak_gib"]) * 2**30 - held(shape_b, B_b, longest_b) - logit_bytes(shape_b))
     rest *= (cfg.micro_batch or 8) * longest * shape.d * shape.layers / (8 * longest_b * shape_b.d * shape_b.layers)
 
     scaled = ""
@@ -181,7 +148,7 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
         rollout=float(parts["rollout"]["s"]) * cfg.max_new / new_b * bytes_ / bytes_b,
         grading=float(parts["grade"]["s"]) * B / B_b + cfg.grade_timeout,
         training=float(base["s"]) * tokens * shape.weights() / (tokens_b * shape_b.weights()),
-        gib=(shape.held(B, longest) + shape.logits() + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
+        gib=(held(shape, B, longest) + logit_bytes(shape) + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
         source=f"{Path(cfg.bench).name}: {comment}, {base['model']}{scaled}",
     )
 

@@ -7,7 +7,8 @@ import pytest
 
 from config import PRESETS
 from lib.errors import UserError
-from tools.estimate import SHAPES, EstimateConfig, estimate_table, from_bench, from_run, main
+from lib.shapes import SHAPES
+from tools.estimate import EstimateConfig, estimate_table, from_bench, from_run, main
 
 BENCH = """# 2026-01-01 old
 model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
