@@ -15,7 +15,7 @@ from lib.files import REPO
 from lib.memory import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
 
 MEAN_LENGTH = 0.44
-"""Mean completion length as a share of max_new: that of the lengths in bench/bench_step.py."""
+"""Mean completion length as a share of max_new: that of the lengths in bench/step.py."""
 
 
 BENCH_PROMPT = 512
@@ -30,7 +30,7 @@ class EstimateConfig(Config):
     run: str = ""
     """Run directory whose steps.tsv is the measurement."""
     bench: str = str(REPO / "bench/step.tsv")
-    """Measurement of one step, made by bench/bench_step.py."""
+    """Measurement of one step, made by bench/step.py."""
     mean_prompt: int = 512
     """Mean prompt tokens."""
 
@@ -106,7 +106,7 @@ def bench_rows(path: Path, model: str) -> tuple[str, list[dict[str, str]]]:
     Raises UserError where the file is missing.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist: run bench/bench_step.py --out {path} on the GPU to be rented, or pass "
+        raise UserError(f"{path} does not exist: run bench/step.py --out {path} on the GPU to be rented, or pass "
                         "--run with the directory of a short run")  # fmt: skip
     lines = path.read_text().splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("#")] or [-1]
@@ -127,7 +127,7 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
         if row["s"] and not row["s"].startswith("failed"):
             parts[row["row"].split("_")[0]] = row
     if missing := {"rollout", "train", "grade"} - parts.keys():
-        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/bench_step.py again")
+        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/step.py again")
     base = parts["train"]
     shape, shape_b = SHAPES[cfg.model], SHAPES[BENCH_MODELS[base["model"]]]
     B, B_b, new_b = cfg.prompts * cfg.group, int(base["P"]) * int(base["G"]), int(base["max_new"])
@@ -199,7 +199,7 @@ def main() -> None:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of bench_step.py's"
+        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of bench/step.py's"
         raise UserError(f"{what} ({type(error).__name__}: {error}): pass another") from error
     print(table(cfg, estimate))
 
