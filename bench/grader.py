@@ -27,9 +27,9 @@ from pathlib import Path
 import tyro
 
 from grading.asserts import split_tests
+from grading.pool import Pool
 from problems.organism import organism_problems
 from rewards import Grader
-from sandbox import Pool
 
 HERE = Path(__file__).with_suffix(".tsv")
 COLUMNS = ("batch", "workers", "n", "rate", "wall", "p50", "p99", "cpu", "ok", "load")
