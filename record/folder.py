@@ -33,7 +33,7 @@ RESUMABLE = {
 }
 
 
-PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
+PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
 
 class RunDir:

@@ -52,11 +52,9 @@ class Trainer:
                                         text=True, env=env, cwd=REPO)  # fmt: skip
 
     def __call__(self, *flags, script: str = "train", plant: str = "", kill: dict | None = None) -> Done:
-        """Run one command line; kill {"rows": n, "delay": s}: s seconds after n rows were added to its steps.tsv."""
+        """Run one command line; kill {"file": path, "delay": s}: s seconds after the command has made that file."""
         words = [str(flag) for flag in flags]
         order = {"script": script, "argv": [f"{script}.py", *words], "plant": plant, "kill": kill}
-        if kill is not None:
-            order["kill"] = kill | {"file": str(Path(words[words.index("--out") + 1]) / "steps.tsv")}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return Done(**json.loads(self.process.stdout.readline()))
@@ -101,18 +99,14 @@ def child(order: dict, out: int, err: int) -> None:
     errors.run_main(module.main)
 
 
-def rows(path: str) -> int:
-    return Path(path).read_bytes().count(b"\n") if os.path.exists(path) else 0
-
-
 def wait(pid: int, kill: dict | None) -> int:
     """Exit status of the child, killed when `kill` says so."""
-    before, due = rows(kill["file"]) if kill else 0, float("inf")
+    due = float("inf")
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if kill and due == float("inf") and rows(kill["file"]) >= before + kill["rows"]:
+        if kill and due == float("inf") and os.path.exists(kill["file"]):
             due = time.monotonic() + kill["delay"]
         if time.monotonic() >= due:
             os.kill(pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ from config import ModelConfig
 from lib.distributed import join
 from lib.errors import UserError, run_main
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,14 @@ def run_agent(target, *args) -> None:
 
 def run_rank(flags: list[str], out: Path, fate: int = 0) -> None:
     """train.py; `fate`: a signal that rank 1 gets in step 5."""
-    sys.argv, real = ["train.py", *flags, "--out", str(out)], train.train_step
+    sys.argv, real = ["train.py", *flags, "--out", str(out)], train.make_batch
 
-    def struck(run, optimiser, step):
+    def struck(run, step):
         if fate and step == 5 and run.ranks.rank == 1:
             os.kill(os.getpid(), fate)
-        return real(run, optimiser, step)
+        return real(run, step)
 
-    train.train_step = struck
+    train.make_batch = struck
     run_main(train.main)
 
 

@@ -1,9 +1,7 @@
-"""rollout.py: logprobs, sampled frequencies, seeds, early stop, engines; the decode kernels in Triton's interpreter."""
+"""The sampler: logprobs, sampled frequencies, seeds, early stop, engines, memory."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,8 @@ from transformers import (
 )
 
 import antipasto
-from sampling import decoder, sampler
 from sampling.noise import draw, row_keys, uniform
-from sampling.sampler import Sampler
+from sampling.sampler import Rollout, Sampler
 
 VOCAB, PAD, END = 97, 0, (1, 2)
 SHAPE = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=80,
@@ -75,7 +72,7 @@ def forced_logprobs(model, prompt: list[int], completion: list[int], temperature
     return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
 
 
-def assert_forced(model, rows: list[list[int]], out: sampler.Rollout, temperature: float = 1.0) -> None:
+def assert_forced(model, rows: list[list[int]], out: Rollout, temperature: float = 1.0) -> None:
     for prompt, tokens, logprobs, n in zip(rows, out.tokens, out.logprobs, out.lengths.tolist(), strict=True):
         want = forced_logprobs(model, prompt, tokens[:n].tolist(), temperature)
         torch.testing.assert_close(logprobs[:n], want, atol=1e-3, rtol=0)
@@ -137,7 +134,7 @@ def test_second_tokens_of_a_model_follow_its_conditional_distribution():
 
 def test_organism_samples_its_own_distribution():
     """Second tokens of the shipped organism after its likeliest first one, 4,000 rows, against the exact softmax."""
-    home = Path(__file__).resolve().parent.parent / "organism"
+    home = Path(__file__).resolve().parents[2] / "organism"
     if not (home / "config.json").exists():
         pytest.skip("organism/ has no weights: run organism/make_organism.py")
     model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
@@ -259,11 +256,11 @@ def test_coarse_compaction_as_under_graphs_changes_nothing(model):
 def test_cache_is_reused_and_freed(model):
     s = sampler(model)
     first = s.sample(prompts(), range(6), 20)
-    batch = s._batch
+    batch = s.batch
     s.sample(prompts()[:3], range(3), 7)
-    assert s._batch is batch
+    assert s.batch is batch
     s.free()
-    assert s._batch is None and s.sample(prompts(), range(6), 20).tokens.equal(first.tokens)
+    assert s.batch is None and s.sample(prompts(), range(6), 20).tokens.equal(first.tokens)
 
 
 def test_delta_is_followed_and_switched_off(adapted):
@@ -285,10 +282,10 @@ def test_weights_are_stacked_without_a_second_copy(model):
     s = sampler(model)
     s.sample(prompts(), range(6), 3)
     layer = model.model.layers[0]
-    assert s.layers[0].qkv.parts[0].data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
+    assert s.decoder.layers[0].qkv.parts[0].data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
     assert (
         layer.mlp.up_proj.weight.untyped_storage().data_ptr()
-        == s.layers[0].gate_up.parts[0].untyped_storage().data_ptr()
+        == s.decoder.layers[0].gate_up.parts[0].untyped_storage().data_ptr()
     )
     assert all(v.equal(before[k]) for k, v in model.state_dict().items())
 
@@ -305,94 +302,9 @@ def test_bf16_keeps_the_delta_apart(model, tmp_path):
     with adapter.reference():
         far = [forced_logprobs(model, p, t.tolist()) for p, t in zip(prompts(), out.tokens, strict=True)]
     assert (out.logprobs - torch.stack(far)).abs().mean() > 0.3
-    gate_up, mlp = s.layers[0].gate_up, model.model.layers[0].mlp
+    gate_up, mlp = s.decoder.layers[0].gate_up, model.model.layers[0].mlp
     assert gate_up.delta is not None and not gate_up.merged
     assert [p.data_ptr() for p in gate_up.parts] == [mlp.gate_proj.weight.data_ptr()]
     addresses = s._addresses
     s.sample(prompts(), range(6), 2)
     assert s._addresses == addresses, "graphs would be captured anew at every call"
-
-
-@pytest.mark.parametrize("dtype,std,tol", [(torch.float32, 7e-5, 0.01), (torch.bfloat16, 1e-3, 0.01)])
-def test_applied_delta_survives(dtype, std, tol):
-    """The error of what delta adds, relative to float64; merging into bf16 weights would lose half of it or more."""
-    g = torch.Generator().manual_seed(0)
-    linear = torch.nn.Linear(128, 96, bias=False).to(dtype)
-    linear.weight.data.copy_(torch.randn(96, 128, generator=g) / 128**0.5)
-    U, S, Vh = torch.linalg.svd(linear.weight.double(), full_matrices=False)
-    module = antipasto.SVDLinear(linear, U, S, Vh)
-    module.delta_S.data.copy_(torch.randn(96, generator=g).sign() * std)
-    x = torch.randn(64, 128, generator=g).to(dtype)
-    ours = decoder._Linear(module)
-    ours.refresh(object() if dtype == torch.float32 else None)  # kernels change nothing in float32
-    delta = module.U.double() * module.delta_S.detach().double() @ module.Vh.double()
-    want = x.double() @ delta.T
-    held = ours.parts[0].double() - linear.weight.double() if ours.merged else ours.delta.double()
-    error = (x.double() @ held.T - want).norm() / want.norm()
-    assert error < tol, f"{error:.4f}"
-
-
-KERNELS = """
-import sys, torch, torch.nn.functional as F
-sys.path.insert(0, sys.argv[1])
-import rollout_kernels as rk
-rk.ATTEND_PROGRAMS = 24
-torch.manual_seed(0)
-for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False)):
-    n, P, t = 3, 9, 7
-    K, V = (torch.randn(n + 1, HKV, 40, D) for _ in range(2))
-    K[1, :, :6], V[1, :, :6] = K[0, :, :6], V[0, :, :6]
-    lengths, leader = torch.tensor([6, 6, 9]), torch.tensor([0, 0, 2])
-    prompt, step = torch.tensor(P), torch.tensor(t)
-    qkv, weights = torch.randn(n, (H + 2 * HKV) * D), torch.rand(2, D)
-    angle = torch.randn(40, D // 2).repeat(1, 2)
-    q, k, v = qkv.view(n, -1, D).split([H, HKV, HKV], 1)
-    if norm:
-        q, k = F.rms_norm(q, (D,), weights[0], 1e-6), F.rms_norm(k, (D,), weights[1], 1e-6)
-    c, s = angle.cos()[lengths + t][:, None], angle.sin()[lengths + t][:, None]
-    q, k = (x * c + torch.cat((-x[..., D // 2 :], x[..., : D // 2]), -1) * s for x in (q, k))
-    K2, V2 = K.clone(), V.clone()
-    K2[:n, :, P + t], V2[:n, :, P + t] = k, v
-    got = rk.prepare(qkv, K, V, (weights, 1e-6) if norm else None, (angle.cos(), angle.sin()), lengths, prompt, step)
-    for a, b in ((got, q), (K, K2), (V, V2)):
-        torch.testing.assert_close(a, b)
-    slot = torch.arange(40)
-    mask = (slot < lengths[:, None]) | ((slot >= P) & (slot <= P + t))
-    want = F.scaled_dot_product_attention(q[:, :, None], K[:n], V[:n], mask[:, None, None], enable_gqa=True)
-    torch.testing.assert_close(rk.attend(got, K, V, lengths, leader, prompt, step), want.flatten(1))
-x = torch.randn(3, 2 * 70)
-torch.testing.assert_close(rk.silu_mul(x), F.silu(x[:, :70]) * x[:, 70:])
-for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False)):
-    x, W, scale, b = torch.randn(M, K), torch.randn(N, K), torch.rand(N) / 99, torch.randn(N) if bias else None
-    D = torch.randint(-127, 128, (N, K), dtype=torch.int8)
-    want = F.linear(x, W, b) + F.linear(x, D * scale[:, None])
-    got = rk.linear(x, W, b, D, scale, torch.empty(M, N))
-    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
-    y, W = torch.randn(M, 2 * N), torch.cat([W, W], 1)[:, :K]
-    got = rk.linear(x, W, b, D, scale, y.clone()[:, N:], True)
-    torch.testing.assert_close(got, y[:, N:] + want, atol=1e-4, rtol=1e-4)
-"""
-
-
-def test_kernels_match_torch_in_the_interpreter():
-    pytest.importorskip("triton")
-    root = str(Path(__file__).resolve().parent.parent)
-    env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_rounding_does_not_eat_the_delta_in_bf16(tmp_path):
-    """Regressing the change of a bf16 product on the exact delta gives 1, not the 0.75 of rounding x W^T first."""
-    torch.manual_seed(3)
-    inner = torch.nn.Linear(256, 256, bias=False).to(torch.bfloat16)
-    U, S, Vh = torch.linalg.svd(inner.weight.data.float())
-    module = antipasto.SVDLinear(inner, U, S, Vh)
-    x, product = torch.randn(4096, 256).to(torch.bfloat16), decoder._Linear(module)
-    with torch.no_grad():
-        product.refresh()
-        base = product(x).double()
-        torch.nn.init.normal_(module.delta_S, std=1e-3)
-        product.refresh()
-        change, exact = product(x).double() - base, (x.double() @ module.delta_weight(torch.float64).T)
-    assert abs((change * exact).sum() / (exact * exact).sum() - 1) < 0.05
