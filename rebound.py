@@ -32,12 +32,7 @@ TokenPair = tuple[Sequence[int], Sequence[int], Sequence[int]]  # prompt ids, ha
 
 
 def layer_at_depth(n_layers: int, fraction: float = 0.66) -> int:
-    """Index (from 0) of the decoder layer after which about `fraction` of the depth is done: 23 of 36, 15 of 24.
-
-    Raises ValueError unless 0 < fraction <= 1.
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"the depth of the concept layer must lie in (0, 1], got {fraction}")
+    """Index (from 0) of the decoder layer after which `fraction` (0 to 1) of the depth is done: 23 of 36, 15 of 24."""
     return max(0, round(n_layers * fraction) - 1)
 
 

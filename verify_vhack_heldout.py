@@ -130,14 +130,9 @@ def main() -> int:
 
     # Measure, write, print.
     result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)
-    header = {
-        "model": cfg.model,
-        "pairs": cfg.pairs,
-        "n_held_out": len(held_out),
-        "v_hack_sha256": file_sha256(path),
-        "pairs_sha256": metadata["pairs_sha256"],
-    }
-    write_heldout(result, folder, header)
+    header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out)}
+    hashes = {"v_hack_sha256": file_sha256(path), "pairs_sha256": metadata["pairs_sha256"]}
+    write_heldout(result, folder, header | hashes)
     print_by_kind(result)
 
     # The gate.
