@@ -1,4 +1,11 @@
-"""tools.collect"""
+"""Copy what a report reads out of finished runs, small enough to commit: python -m tools.collect outputs/tiny TARGET
+
+Per run: config, steps, evals, strata, summary, tripwires that fired, resumptions, and rollouts.jsonl reduced to the
+fields that tables are made of, with the text of the first few completions of each evaluation (the first in the file,
+whatever they say). Held-out tables come along. Runs without summary.json are left out unless --include-incomplete.
+`--samples K` also writes samples_<run>.md: K completions of the last evaluation with write access, evenly spread over
+its rows.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +21,11 @@ from loguru import logger
 from lib.errors import UserError, run_main
 from report.runs import ASIDE
 
+# Files of a run that are copied as they are.
 FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
 
-
+# Fields of a graded completion: in the heading of a sample, and kept of every rollout.
 FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
-
-
 FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
 
 
@@ -66,21 +72,25 @@ def samples(source: Path, k: int) -> str:
     return text
 
 
+def copy_run(run: Path, folder: Path, texts: int) -> None:
+    """What a report reads of one run, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if name != "summary.json" or (run / name).exists():
+            shutil.copyfile(run / name, folder / name)
+    for path in (*run.glob("tripwire-*.json"), *run.glob("resumed.jsonl")):
+        shutil.copyfile(path, folder / path.name)
+    reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", texts)
+
+
 def main() -> None:
-    cfg = tyro.cli(CollectConfig, description=__doc__)
+    cfg = tyro.cli(CollectConfig, prog="python -m tools.collect", description=__doc__)
     mark = "config.json" if cfg.include_incomplete else "summary.json"
     runs = sorted(p.parent for p in cfg.source.glob(f"*/{mark}") if not ASIDE.fullmatch(p.parent.name))
     if not runs:
         raise UserError(f"{cfg.source} holds no run to copy (no */{mark})")
     for run in runs:
-        folder = cfg.target / run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if name != "summary.json" or (run / name).exists():
-                shutil.copyfile(run / name, folder / name)
-        for path in (*run.glob("tripwire-*.json"), *run.glob("resumed.jsonl")):
-            shutil.copyfile(path, folder / path.name)
-        reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", cfg.texts)
+        copy_run(run, cfg.target / run.name, cfg.texts)
         if cfg.samples:
             (cfg.target / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))
     for heldout in cfg.source.glob("*_heldout"):

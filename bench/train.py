@@ -1,8 +1,8 @@
 """One training micro-batch, forward and backward, of the adapter's forms against LoRA; random weights, one GPU.
 
-    python bench/bench_train.py --out bench/train.tsv          Qwen3-4B shapes, 8 x (512 + 768) tokens
-    python bench/bench_train.py --model qwen2.5-0.5b
-    python bench/bench_train.py --tiny                         the same code on the CPU, seconds
+    python -m bench.train --out bench/train.tsv          Qwen3-4B shapes, 8 x (512 + 768) tokens
+    python -m bench.train --model qwen2.5-0.5b
+    python -m bench.train --tiny                         the same code on the CPU, seconds
 
 Gradient checkpointing in every row, grpo.completion_logprobs for the loss, a delta that is not zero. Seconds are the
 median of 5 after 2 warm-ups. weights: GiB allocated before the pass; peak: during it. applied and grad: relative error
@@ -19,9 +19,9 @@ import statistics
 
 import torch
 import torch.nn.functional as F
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 
 from antipasto import SVDLinear, checkpoint_layers, exact, targets
+from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 from grpo import completion_logprobs
 
 ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]

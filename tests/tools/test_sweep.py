@@ -21,12 +21,14 @@ import pytest
 
 import config
 from lib.errors import UserError
-from tools.sweep import pueue, slurm, status
+from lib.tables import read_table
+from tools.sweep import local, pueue, slurm, status
 from tools.sweep.local import run_local
 from tools.sweep.plan import plan
 from tools.sweep.task import Slurm, SweepConfig, Task
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
+AT_HOME = {**os.environ, "PYTHONPATH": str(REPO)}  # so that `-m tools.sweep` is found from a test's own folder
 
 
 @pytest.fixture(autouse=True)
@@ -126,8 +128,8 @@ def test_wrong_plans_are_refused(cfg, says):
 
 
 def test_the_script_prints_its_plan_and_runs_nothing(tmp_path):
-    words = [sys.executable, str(REPO / "sweep.py"), "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    words = [sys.executable, "-m", "tools.sweep", "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=AT_HOME)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].endswith("train.py --preset tiny --arm vanilla --seed 0 --steps 3")
     assert list(tmp_path.iterdir()) == []
@@ -188,11 +190,11 @@ class sweep_log:
 
     def __enter__(self) -> list[str]:
         self.lines: list[str] = []
-        self.sink = sweep.logger.add(self.lines.append, format="{message}")
+        self.sink = local.logger.add(self.lines.append, format="{message}")
         return self.lines
 
     def __exit__(self, *_) -> None:
-        sweep.logger.remove(self.sink)
+        local.logger.remove(self.sink)
 
 
 RUN = """
@@ -428,14 +430,14 @@ def test_a_cancelled_job_writes_its_checkpoint_and_fails_with_the_last_words(sig
     signal.signal(signal.SIGTERM, lambda *_: None)  # submitit only logs it
     signal_job(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="exit status 143"):
-        slurm.Job(real("run", RUN).command, "job.log")()
+        slurm.SlurmJob(real("run", RUN).command, "job.log")()
     assert Path("checkpoint").read_text() == "whole" and Path("heard").read_text() == "SIGTERM\n"
 
 
 def test_a_job_at_its_time_limit_writes_its_checkpoint_and_is_queued_again(signal_job, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", types.ModuleType("submitit"))
     monkeypatch.setitem(sys.modules, "submitit.helpers", types.SimpleNamespace(DelayedSubmission=lambda job: job))
-    job = slurm.Job(real("run", RUN).command, "job.log")
+    job = slurm.SlurmJob(real("run", RUN).command, "job.log")
 
     def queue_again(*_):  # what submitit's handler does
         again = job.checkpoint()
@@ -470,7 +472,7 @@ def test_status_reads_rates_time_left_and_failures(capsys):
     old = fill("reversed_s0", 2)
     os.utime(old / "steps.tsv", (time.time() - 7200,) * 2)
     touch(Path("outputs/tiny/logs/random-v_s0.log"), "row\nerror: no v_hack at x\nsweep: exit status 2 after 0.1 min\n")
-    status.status(cfg, plan(cfg))
+    status.print_status(cfg, plan(cfg))
     header, *rows, last = capsys.readouterr().out.splitlines()
     assert all(len(word) <= 7 for word in header.split("\t"))
     cells = {row.split("\t")[-1].split("  ")[0]: row.split("\t") for row in rows}
@@ -491,7 +493,7 @@ def test_status_knows_pueues_queue(fake_pueue, capsys):
         entry["status"] = state
     touch(fake_pueue.folder / "tasks", json.dumps(tasks))
     capsys.readouterr()
-    status.status(SMALL, plan(SMALL))
+    status.print_status(SMALL, plan(SMALL))
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:-1]]
     assert [row[0] for row in rows] == ["failed", "running", "queued", "stashed"]
     assert "Failed" in rows[0][-1]
@@ -512,7 +514,7 @@ def slurm_missing() -> str:
 @pytest.fixture
 def slurm_node(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("node")
-    node = [str(REPO / "tests/slurm_node.sh")]
+    node = [str(REPO / "tests/tools/slurm_node.sh")]
     subprocess.run([*node, "start", folder], check=True, timeout=90)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     yield
@@ -530,7 +532,7 @@ def wait_for(condition, seconds: float, what: str):
 
 
 def step_rows(name: str) -> list[int]:
-    return [int(row["step"]) for row in status.table(Path("outputs/tiny") / name / "steps.tsv")]
+    return [int(step) for step in read_table(Path("outputs/tiny") / name / "steps.tsv")["step"]]
 
 
 def run_process(arm: str, seed: int) -> int:
@@ -556,12 +558,14 @@ def test_a_slurm_node_runs_an_organism_sweep_through_a_kill_and_a_requeue(slurm_
     runs = [killed, requeued, cancelled, "projected_s1"]
     flags = {"svd-cache": Path("svd").resolve(), "n-eval": 8, "eval-samples": 2, "eval-every": 20, "steps": steps,
              "prompts": 2, "group": 8, "checkpoint-every": 1, "workers": 1}  # fmt: skip
-    command = [sys.executable, REPO / "sweep.py", "--arms", "vanilla", "projected", "--seeds", "0", "1", "--submit",
+    command = [sys.executable, "-m", "tools.sweep", "--arms", "vanilla", "projected", "--seeds", "0", "1", "--submit",
                "slurm", "--slurm.cpus", "1", "--slurm.minutes", "30", "--",
                *(word for k, v in flags.items() for word in (f"--{k}", v))]  # fmt: skip
 
     def submit() -> str:
-        return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, timeout=120).stderr
+        return subprocess.run(
+            [*map(str, command)], check=True, capture_output=True, text=True, timeout=120, env=AT_HOME
+        ).stderr
 
     def log(name: str) -> str:
         return Path(f"outputs/tiny/logs/{name}.log").read_text()

@@ -1,9 +1,9 @@
 """Seconds of the SVD of a whole model's Linears by each route, and how well the factors multiply back.
 
-    python bench/bench_svd.py --out bench/svd.tsv          both shapes, random bf16 weights, one GPU
-    python bench/bench_svd.py --tiny                       the same code on the CPU, seconds
+    python -m bench.svd --out bench/svd.tsv          both shapes, random bf16 weights, one GPU
+    python -m bench.svd --tiny                       the same code on the CPU, seconds
 
-One Linear of each distinct shape is timed and multiplied by how many the model has. Routes: gram (antipasto.svd_gram:
+One Linear of each distinct shape is timed and multiplied by how many the model has. Routes: gram (lib.svd.svd_gram:
 float64 eigh of the smaller Gram matrix) and direct (torch.linalg.svd in fp32). error: |U diag(S) Vh - W| / |W|;
 orthonormal: the largest entry of |U^T U - I| and |Vh Vh^T - I|.
 """
@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from common import SHAPES, Report, parser, pick_device, sync
 
-from antipasto import targets
+from bench.common import SHAPES, Report, parser, pick_device, sync
 from lib.svd import svd_gram
 
 COLUMNS = ["model", "route", "shape", "count", "s", "model_s", "error", "orthonormal"]
@@ -24,10 +23,8 @@ ROUTES = {"gram": svd_gram, "direct": lambda w: torch.linalg.svd(w.float(), full
 
 def shapes(name: str) -> Counter:
     """{(d_out, d_in): how many} of the Linears that the adapter wraps."""
-    cls, config, values = SHAPES[name]
-    with torch.device("meta"):
-        model = cls(config(**values))
-    return Counter(tuple(linear.weight.shape) for _, linear in targets(model))
+    shape = SHAPES[name]
+    return Counter(shape.linears() * shape.layers)
 
 
 def errors(W: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A Slurm cluster of one node, this machine, from Debian's packages (apt-get install slurm-wlm munge); needs root.
 #
-#   tests/slurm_node.sh start DIR     configuration, keys, state and logs all lie in DIR; prints the environment to use
-#   tests/slurm_node.sh stop DIR      cancels every job and ends the daemons that start began
+#   tests/tools/slurm_node.sh start DIR     configuration, keys, state and logs all lie in DIR; prints the environment to use
+#   tests/tools/slurm_node.sh stop DIR      cancels every job and ends the daemons that start began
 set -euo pipefail
 
 what=${1:?start or stop} dir=$(realpath -m "${2:?a folder}")

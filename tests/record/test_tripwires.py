@@ -10,7 +10,7 @@ import pytest
 from lib.tensors import load_tensors
 from record.tripwires import Watch
 
-STUDY = sorted((Path(__file__).resolve().parent.parent / "docs/results/organism/runs").glob("*/steps.tsv"))
+STUDY = sorted((Path(__file__).resolve().parents[2] / "docs/results/organism/runs").glob("*/steps.tsv"))
 BLOWN_UP = ["--lr", 30, "--arm", "vanilla"]
 POISON = """
 import torch
@@ -37,7 +37,7 @@ def evidence(run: Path) -> tuple[dict, list[dict]]:
 def test_the_defaults_stop_no_run_of_the_study():
     assert len(STUDY) == 60
     for path in STUDY:
-        watch, evals = Watch(0.2, 5.0, {}), {row["step"]: row for row in table(path.with_name("evals.tsv"))}
+        watch, evals = Watch(5.0, {}), {row["step"]: row for row in table(path.with_name("evals.tsv"))}
         for row in [*table(path), {"step": 100}]:
             if row["step"] in evals:
                 assert watch.evaluation(evals[row["step"]]) is None, path
@@ -47,16 +47,16 @@ def test_the_defaults_stop_no_run_of_the_study():
 
 
 def test_a_model_that_passes_nothing_cannot_collapse():
-    watch = Watch(0.2, 5.0, {})
+    watch = Watch(5.0, {})
     for step in (0, 25, 50):
         assert watch.evaluation({"step": step, "pass": 0.02 if step == 0 else 0.0, "compile": 0.9, "kl": 0.0}) is None
 
 
 def test_outliers_of_kl_do_not_stop_a_run_and_memory_survives_json():
-    watch = Watch(0.2, 5.0, {})
+    watch = Watch(5.0, {})
     for step, kl in enumerate([9.0, 9.0, 0.1, 9.0, math.nan, 9.0]):
         assert watch.step({"step": step, "compile": 0.9, "kl": kl}, {}) is None
-    watch = Watch(0.2, 5.0, json.loads(json.dumps(watch.seen)))
+    watch = Watch(5.0, json.loads(json.dumps(watch.seen)))
     assert watch.doubtful and watch.step({"step": 6, "compile": 0.9, "kl": 9.0}, {}).name == "kl-blow-up"
 
 

@@ -1,37 +1,47 @@
 """A step of the full preset in parts, with random weights of the real shapes, on one GPU.
 
-    python bench/bench_step.py --out bench/step.tsv      Qwen3-4B shapes, P 8, G 12, prompts about 512, 1024 new tokens
-    python bench/bench_step.py --tiny                    the same code on the CPU, seconds
+    python -m bench.step --out bench/step.tsv      Qwen3-4B shapes, P 8, G 12, prompts about 512, 1024 new tokens
+    python -m bench.step --tiny                    the same code on the CPU, seconds
 
 Lengths: lognormal, median 380 and sigma 0.6 (mean about 450), capped at max_new; prompts uniform in 3/4 to 5/4 of 512.
 Random weights end at random, so each row is made to end at its length: the sampler's own `done` flag is set inside the
-captured step, and rows that ended are compacted away as in a run. Training is train.backward and train.optimiser_step
-on those rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own).
+captured step, and rows that ended are compacted away as in a run. Training is train.backward and an update on those
+rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own).
 
 Rows: rollout (int8 or bf16 delta), train (micro-batch in the note), grade (96 programs of the
-organism), step (their sum), largest_G (by preflight.py: cache of 8 G rows plus a micro-batch, a tenth left free).
+organism), step (their sum), largest_G (by lib/memory.py: cache of 8 G rows plus a micro-batch, a tenth left free).
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from types import SimpleNamespace
 
 import torch
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, reset_memory, sync
 
 from antipasto import checkpoint_layers
+from bench.common import (
+    SHAPES,
+    Report,
+    adapt,
+    batch_of,
+    build,
+    parser,
+    peak_gib,
+    pick_device,
+    reset_memory,
+    run_of,
+    sync,
+    vanilla_update,
+)
 from config import Config
-from grpo import group_advantages
 from lib.errors import UserError
 from lib.memory import fit_micro_batch
-from problems.__init__ import EVALUATOR
+from problems import EVALUATOR
 from problems.organism import organism_problems
 from rewards import Grader
-from rollouts import Batch, Run
 from sampling.sampler import Sampler
-from train import backward, optimiser_step
+from train import backward_rows
 
 COLUMNS = ["model", "row", "P", "G", "max_new", "s", "peak_gib", "note"]
 
@@ -42,8 +52,8 @@ class ForcedEnds(Sampler):
     def force(self, ends) -> None:
         self.ends = torch.tensor(ends, device=self.device)
 
-    def _emit(self, batch, n, logits, step) -> None:
-        super()._emit(batch, n, logits, step)
+    def emit(self, batch, n, logits, step) -> None:
+        super().emit(batch, n, logits, step)
         batch.done[:n] |= self.ends.index_select(0, batch.row[:n]) <= step + 1
 
 
@@ -54,7 +64,7 @@ class Bench:
         g = torch.Generator().manual_seed(1)
         a = args
         widths = torch.randint(a.prompt * 3 // 4, a.prompt * 5 // 4, (a.P,), generator=g).tolist()
-        vocab = SHAPES[a.model][2]["vocab_size"]
+        vocab = SHAPES[a.model].vocab
         self.prompts = [torch.randint(0, vocab, (n,), generator=g).tolist() for n in widths]
         scale = a.max_new / 1024
         lengths = torch.exp(torch.randn(a.P * a.G, generator=g) * 0.6) * 380 * scale
@@ -81,7 +91,7 @@ class Bench:
 
     def rollout(self, bits: int) -> None:
         self.sampler.free()
-        self.sampler.delta_bits = bits
+        self.sampler.decoder.delta_bits = bits
         self.sampler.force(self.lengths)
         for seed in (0, 1000):  # the first call captures, as step 0 of a run does
             start = sync(self.device.type)
@@ -96,6 +106,20 @@ class Bench:
                  f"{max(self.lengths)}, prefill {out.prefill_s:.2f} s, {out.decode_steps} steps, first call "
                  f"{first:.1f} s, engine {self.sampler.engine}")  # fmt: skip
 
+    def run(self):
+        a = self.args
+        cfg = Config(
+            arm="vanilla",
+            prompts=a.P,
+            group=a.G,
+            max_new=a.max_new,
+            micro_batch=a.micro_batch,
+            beta=1e-3,
+            grad_checkpoint=True,
+            logprob_chunk=1024,
+        )
+        return run_of(cfg, self.model, self.adapter, self.sampler, self.device)
+
     def train(self) -> None:
         a = self.args
         tokens = getattr(self, "tokens", torch.ones(len(self.rows), a.max_new, dtype=torch.long, device=self.device))
@@ -106,25 +130,18 @@ class Bench:
                                                                                           strict=True)]  # fmt: skip
         rewards = torch.randint(0, 2, (a.P, a.G), generator=torch.Generator().manual_seed(2)).float() * 3.5
         rewards[:, 0], rewards[:, 1] = 0.0, 3.5
-        advantages, live = group_advantages(rewards)
-        batch = Batch([], self.rows, completions, old_logprobs, [], [], rewards, rewards, advantages, live, (0.0, 0.0))
-        cfg = Config(prompts=a.P, group=a.G, max_new=a.max_new, micro_batch=a.micro_batch, beta=1e-3,
-                     grad_checkpoint=True, logprob_chunk=1024, arm="vanilla")  # fmt: skip
-        run = Run(cfg, self.device, self.model, SimpleNamespace(pad_token_id=0), self.adapter, None, None, self.sampler,
-                  None, None)  # fmt: skip
+        batch = batch_of(self.rows, completions, old_logprobs, rewards)
+        run = self.run()
         optimiser = torch.optim.AdamW(self.adapter.delta().values(), lr=1e-6)
         for _ in range(2):  # the first pass warms the allocator and cuBLAS up, as step 0 of a run does
-            optimiser.zero_grad(set_to_none=True)
             start = sync(self.device.type)
-            loss, _ = backward(run, batch)
-            middle = sync(self.device.type)
-            optimiser_step(run, optimiser, 0)
+            loss = vanilla_update(run, optimiser, batch)
             end = sync(self.device.type)
         optimiser.zero_grad(set_to_none=True)
         self.seconds["train"] = end - start
         total = sum(map(len, self.rows)) + sum(self.lengths)
         self.row("train", end - start, f"micro-batch {a.micro_batch}, {total} tokens, loss {loss:.1e}, "
-                 f"optimiser {end - middle:.2f} s, rollout cache and delta held")  # fmt: skip
+                 f"rollout cache and delta held")  # fmt: skip
 
     def grade(self) -> None:
         problems = organism_problems(96, seed=0, split="train")
@@ -152,10 +169,24 @@ class Bench:
             if G not in fits:
                 self.sampler.free()
                 self.sampler.force([a.max_new] * (a.P * G))
+                longest, run = a.prompt * 5 // 4, self.run()
+
+                def attempt(n: int) -> None:
+                    old, one = torch.zeros(a.max_new), torch.ones(1)
+                    self.model.train()
+                    backward_rows(run, [[1] * longest] * n, [[1] * a.max_new] * n, [old] * n, [one] * n)
+
                 try:
-                    fits[G] = fit_micro_batch(self.model, self.adapter, longest_prompt=a.prompt * 5 // 4,
-                                              max_new=a.max_new, rows=a.micro_batch, batch=a.P * G, logprob_chunk=1024,
-                                              beta=1e-3, sampler=self.sampler, device=self.device)  # fmt: skip
+                    fits[G] = fit_micro_batch(
+                        rows=a.micro_batch,
+                        attempt=attempt,
+                        fill_cache=lambda: self.sampler.fill_cache(
+                            [[i % 97 + 1] * longest for i in range(a.P * G)], a.max_new
+                        ),
+                        delta=self.adapter.delta(),
+                        device=self.device,
+                        case=f"G {G}",
+                    )
                 except UserError as error:
                     fits[G] = 0
                     print(f"# {error}", file=sys.stderr)
@@ -167,8 +198,9 @@ class Bench:
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (middle, high) if micro_batch(middle * 4) >= rows else (low, middle)
-            self.row(f"largest_G_mb{rows}", None, f"micro-batch {fits.get(low * 4)}, prompt {a.prompt * 5 // 4}, "
-                     f"delta in {self.sampler.delta_bits} bits, a tenth of the GPU left free", low * 4)  # fmt: skip
+            bits = self.sampler.decoder.delta_bits
+            note = f"micro-batch {fits.get(low * 4)}, prompt {a.prompt * 5 // 4}, delta in {bits} bits, a tenth free"
+            self.row(f"largest_G_mb{rows}", None, note, low * 4)
         self.sampler.free()
 
     def total(self) -> None:

@@ -1,6 +1,6 @@
 """Programs graded per second at 1..N workers, latency, and what hostile programs cost: `just bench-grader`.
 
-Rows of bench_grader.tsv, one a (batch, workers):
+Rows of bench/grader.tsv, one a (batch, workers):
     batch    quick      the organism's canonical programs: one run each
              hacks      the same with an own run_tests(): two runs each
              hostile    quick with one in ten that exits, forges, floods, forks, exhausts memory, or raises
@@ -23,8 +23,6 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 

@@ -1,12 +1,12 @@
 """The same GRPO step in TRL's GRPOTrainer and here, side by side, on one GPU: seconds and peak memory.
 
-    python bench/bench_trl.py --out bench/trl.tsv          Qwen2.5-0.5B shapes, P 8, G 8, 256 prompt + 256 new tokens
-    python bench/bench_trl.py --tiny                       the same code on the CPU
+    python -m bench.trl --out bench/trl.tsv          Qwen2.5-0.5B shapes, P 8, G 8, 256 prompt + 256 new tokens
+    python -m bench.trl --tiny                       the same code on the CPU
 
 Both sides: the same random bf16 model, prompts, P, G and micro-batch (8 rows), gradient checkpointing, top-k 20 at
 temperature 1, no KL term, one optimiser step, and every completion forced to full length (TRL: min_new_tokens; here:
 no end token), so the work is equal. TRL trains a peft LoRA (r = 32 on the Linears that the adapter wraps) and samples
-with transformers generate; here: rollout.Sampler, train.backward, AdamW on delta_S. Seconds: median step after the
+with transformers generate; here: sampling.Sampler, train.backward, AdamW on delta_S. Seconds: median step after the
 first two. Needs trl and datasets, which the project itself does not.
 
 Rows: trl, ours, then both without checkpointing (--rows).
@@ -15,40 +15,35 @@ Rows: trl, ours, then both without checkpointing (--rows).
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
-from pathlib import Path
 
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/helpers"))
-import random_model
-from bench_train import target_names
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
-
 from antipasto import checkpoint_layers
+from bench.common import (
+    SHAPES,
+    Report,
+    adapt,
+    batch_of,
+    build,
+    parser,
+    peak_gib,
+    pick_device,
+    pick_rows,
+    reset_memory,
+    run_of,
+    sync,
+    vanilla_update,
+)
+from bench.train import target_names
 from config import Config
-from grpo import group_advantages
-from rollouts import Batch, Run
+from lib.files import REPO
+from problems.organism import organism_problems
 from sampling.sampler import Sampler
-from train import backward, optimiser_step
 
-COLUMNS = [
-    "model",
-    "row",
-    "P",
-    "G",
-    "prompt",
-    "new",
-    "s",
-    "to_trl",
-    "roll_s",
-    "train_s",
-    "peak_gib",
-    "mem_to_trl",
-    "note",
-]
+COLUMNS = ["model", "row", "P", "G", "prompt", "new", "s", "to_trl", "roll_s", "train_s", "peak_gib", "mem_to_trl",
+           "note"]  # fmt: skip
 ROWS = ["trl", "ours", "trl_no_checkpoint", "ours_no_checkpoint"]
 
 
@@ -62,12 +57,12 @@ class Bench:
         except Exception as error:
             versions = f"trl missing ({error})"
         self.report = Report(COLUMNS, device, args.out, more=versions)
-        self.tokenizer = random_model.tokenizer()
-        self.tokenizer.padding_side = "left"
-        text = self.tokenizer((Path(__file__).resolve().parents[1] / "pairs.md").read_text())["input_ids"]
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(REPO / "organism", padding_side="left")
+        programs = "\n".join(p.canonical for p in organism_problems(400, seed=0, split="train"))
+        text = self.tokenizer(programs, add_special_tokens=False)["input_ids"]
         parts = [text[i * args.prompt : (i + 1) * args.prompt] for i in range(args.P)]
         self.texts = [self.tokenizer.decode(p) for p in parts]
-        self.prompts = [self.tokenizer(t)["input_ids"] for t in self.texts]
+        self.prompts = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in self.texts]
 
     def row(self, name: str, seconds: float, roll: str, train: str, note: str = "") -> None:
         a = self.args
@@ -142,20 +137,16 @@ class Bench:
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
         cfg = Config(prompts=a.P, group=a.G, max_new=a.new, micro_batch=a.micro_batch, beta=0.0,
                      logprob_chunk=1024, grad_checkpoint=grad_checkpoint)  # fmt: skip
-        run = Run(cfg, self.device, model, self.tokenizer, adapter, None, None, sampler, None, None)
+        run = run_of(cfg, model, adapter, sampler, self.device, self.tokenizer.pad_token_id)
         optimiser = torch.optim.AdamW(adapter.delta().values(), lr=7e-5)
         rows, times = [p for p in self.prompts for _ in range(a.G)], []
         rewards = (torch.arange(a.P * a.G) % 2).float().view(a.P, a.G)
-        advantages, live = group_advantages(rewards)
         for step in range(a.steps):
             start = sync(self.device.type)
             out = sampler.sample(rows, range(step * 1000, step * 1000 + len(rows)), a.new)
             middle = sync(self.device.type)
             completions = out.tokens.tolist()
-            batch = Batch([], rows, completions, list(out.logprobs), [], [], rewards, rewards, advantages, live, (0, 0))
-            optimiser.zero_grad(set_to_none=True)
-            backward(run, batch)
-            optimiser_step(run, optimiser, step)
+            vanilla_update(run, optimiser, batch_of(rows, completions, list(out.logprobs), rewards))
             end = sync(self.device.type)
             times.append((end - start, middle - start, end - middle))
         total, roll, train = (statistics.median(t) for t in zip(*(times[2:] or times), strict=True))
@@ -177,8 +168,6 @@ def main() -> None:
     args = p.parse_args()
     rows = pick_rows(p, args.rows, ROWS)
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, new=16, micro_batch=4)
-    if device == "cpu":
-        SHAPES["tiny"][2]["vocab_size"] = 2048
     bench = Bench(args, device)
     for row in rows:
         run = bench.run_trl if row.startswith("trl") else bench.run_ours

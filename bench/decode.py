@@ -1,8 +1,8 @@
-"""Decode speed of rollout.py against transformers' own engines, on one GPU, random weights of the real shapes.
+"""Decode speed of the sampler against transformers' own engines, on one GPU, random weights of the real shapes.
 
-    python bench/bench_decode.py --out bench/decode.tsv                 every row but tune
-    python bench/bench_decode.py --models qwen3-4b --rows graph,parts   some rows
-    python bench/bench_decode.py --tiny                                 the same code on the CPU, seconds
+    python -m bench.decode --out bench/decode.tsv                 every row but tune
+    python -m bench.decode --models qwen3-4b --rows graph,parts   some rows
+    python -m bench.decode --tiny                                 the same code on the CPU, seconds
 
 One TSV row each: milliseconds a decode step, tokens/s, GB that a step must read (weights once, keys and values once),
 and the fraction of the bandwidth floor reached: those bytes over a measured device copy, over the step's time. Before
@@ -20,22 +20,23 @@ from __future__ import annotations
 import gc
 
 import torch
-from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
 
 from antipasto import SVDLinear
-from lib.memory import kv_bytes
+from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
+from lib.memory import cache_bytes
 from sampling import decoder, noise
+from sampling.linear import StackedLinear
 from sampling.sampler import Sampler
 
+# BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries.
 LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
                 (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
-"""BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries."""
 BASE_ROWS = ["hf_dynamic", "hf_static", "hf_batch", "eager", "graph_torch", "graph", "parts", "tune"]
 ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "parts_D"]
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
 
 
-class ThreeProducts(decoder._Linear):
+class ThreeProducts(StackedLinear):
     """The adapter as in training: every module's own forward, W, Vh and U apart."""
 
     def refresh(self, kernels=None):
@@ -72,7 +73,7 @@ class Bench:
         size = self.model.lm_head.weight.element_size()
         read = sum(m.weight.numel() for _, m in self.model.named_modules()
                    if isinstance(m, torch.nn.Linear | SVDLinear)) * size + extra  # fmt: skip
-        read += kv_bytes(self.model.config, self.model.dtype) * rows * (width + new / 2)
+        read += cache_bytes(self.model.config, self.model.dtype) * rows * (width + new / 2)
         values = dict(model=self.name, row=name, rows=rows, prompt=width, new=new, ms_step=f"{ms:.2f}",
                       tok_s=f"{rows / ms * 1e3:.0f}", gb_step=f"{read / 1e9:.2f}",
                       floor=f"{read / self.bandwidth * 1e3 / ms:.2f}", prefill="", note="") | more  # fmt: skip
@@ -81,7 +82,7 @@ class Bench:
     def sampler(self, engine: str, eos=(), **attributes) -> Sampler:
         s = Sampler(self.model, eos_ids=list(eos), pad_id=0, engine=engine if self.device == "cuda" else "eager")
         for key, value in attributes.items():
-            setattr(s, key, value)
+            setattr(s.decoder, key, value)
         return s
 
     # --- rows ---
@@ -143,9 +144,9 @@ class Bench:
         if sampler.engine == "graph":
             n = min(16, self.args.new)
             engine, sampler.engine = sampler.engine, "eager"
-            graphs, sampler._graphs = sampler._graphs, {}
+            graphs, sampler.graphs = sampler.graphs, {}
             plain = sampler.sample(self.prompts, list(range(len(self.prompts))), n)
-            sampler.engine, sampler._graphs = engine, graphs
+            sampler.engine, sampler.graphs = engine, graphs
             same = (plain.tokens == out.tokens[:, :n]).float().mean()
             note += f", graph = eager {same:.3f} |d| {(plain.logprobs - out.logprobs[:, :n]).abs().mean():.1e}"
         return note
@@ -186,15 +187,14 @@ class Bench:
 
     def halfway(self, sampler: Sampler):
         """The sampler's batch with its prompts in the cache, set to half of the new tokens."""
-        sampler._refresh()
-        batch = sampler._prefill(self.prompts, list(range(len(self.prompts))), self.args.new)
+        batch = sampler.fill_cache(self.prompts, self.args.new)
         batch.step.fill_(self.args.new // 2)
         return batch
 
     @torch.no_grad()
     def parts(self, sampler: Sampler, name: str) -> None:
         """Microseconds a step of each part, over all layers."""
-        b, layers, kernels = self.halfway(sampler), sampler.layers, sampler.kernels
+        b, layers, kernels = self.halfway(sampler), sampler.decoder.layers, sampler.decoder.kernels
         n, c = len(self.prompts), self.model.config
         x = torch.randn(n, c.hidden_size, device=self.device, dtype=self.model.lm_head.weight.dtype)
         inputs = {k: torch.randn(n, m.d_in, device=self.device, dtype=x.dtype)
@@ -203,7 +203,7 @@ class Bench:
         qkv, gate_up = layers[0].qkv(inputs["qkv"]), layers[0].gate_up(inputs["gate_up"])
         logits = self.model.lm_head(x)
         timed = {k: (lambda k=k: [getattr(layer, k)(inputs[k]) for layer in layers]) for k in inputs}
-        timed["norm"] = lambda: [decoder._norm(x, norm) for layer in layers for norm in layer.norms]
+        timed["norm"] = lambda: [decoder.rms_norm(x, norm) for layer in layers for norm in layer.norms]
         timed["lm_head"] = lambda: self.model.lm_head(x)
         timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
         timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
@@ -229,7 +229,12 @@ class Bench:
     @torch.no_grad()
     def tune(self, sampler: Sampler) -> None:
         """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
-        b, layers, kernels, n = self.halfway(sampler), sampler.layers, sampler.kernels, len(self.prompts)
+        b, layers, kernels, n = (
+            self.halfway(sampler),
+            sampler.decoder.layers,
+            sampler.decoder.kernels,
+            len(self.prompts),
+        )
         q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=torch.bfloat16)
         shared, before = torch.arange(n, device=self.device) // 8 * 8, (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS)
         sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
@@ -284,7 +289,7 @@ class Bench:
             self.ours(row, self.sampler("graph", kernels=None))
         elif row == "graph_3":
             s = self.sampler("graph")
-            for layer in s.layers:
+            for layer in s.decoder.layers:
                 for part in ("qkv", "o", "gate_up", "down"):
                     setattr(layer, part, ThreeProducts(*getattr(layer, part).modules))
                 layer.linears = (layer.qkv, layer.o, layer.gate_up, layer.down)

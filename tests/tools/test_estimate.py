@@ -7,7 +7,8 @@ import pytest
 
 from config import PRESETS
 from lib.errors import UserError
-from tools.estimate import SHAPES, EstimateConfig, from_bench, from_run, main, table
+from lib.shapes import SHAPES
+from tools.estimate import EstimateConfig, estimate_table, from_bench, from_run, main
 
 BENCH = """# 2026-01-01 old
 model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
@@ -43,7 +44,7 @@ def test_every_part_shrinks_with_the_group_the_length_and_the_model(full):
 
 
 def test_the_price_is_hours_times_the_rate(full):
-    text = table(
+    text = estimate_table(
         dataclasses.replace(full, rate=2.0, steps=100, eval_every=100, n_eval=24, eval_samples=2), from_bench(full)
     )
     hours = (100 * 38.25 + 2 * 17.25) / 3600  # two evaluations of 96 completions
@@ -53,14 +54,14 @@ def test_the_price_is_hours_times_the_rate(full):
 def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
     with pytest.raises(UserError, match="--run"):
         from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
-    with pytest.raises(UserError, match="bench_step"):
+    with pytest.raises(UserError, match="bench/step.py"):
         from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
 
 
 @pytest.mark.parametrize(("flags", "says"), [
     (["--eval-every", "0"], "--eval-every 0 is below 1"),
     (["--rate", "-1"], "--rate -1 must be at least 0"),
-    (["--bench", __file__], "is none of bench_step.py's"),
+    (["--bench", __file__], "is none of bench/step.py's"),
 ])  # fmt: skip
 def test_wrong_values_are_one_sentence(flags, says, monkeypatch):
     monkeypatch.setattr("sys.argv", ["estimate.py", "--preset", "full", *flags])

@@ -1,7 +1,7 @@
 """Steps of train.py itself, the same command on 1, 2, ... GPUs of one host (torchrun) or with other sampling engines.
 
-    python bench/bench_run.py --ranks 1,2 --out bench/scaling.tsv --model PATH --problems FILE --eval-file FILE ...
-    python bench/bench_run.py --engines auto,generate --out bench/engine.tsv --model PATH ...
+    python -m bench.run --ranks 1,2 --out bench/scaling.tsv --model PATH --problems FILE --eval-file FILE ...
+    python -m bench.run --engines auto,generate --out bench/engine.tsv --model PATH ...
 
 Flags that are not its own go to train.py, after `--preset dev --arm vanilla` and a two-row evaluation; each run is
 stopped after the step counted last. One TSV row each case: means of steps.tsv over the steps after the first --skip, in
@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 
 import torch
-from common import Report
 
+from bench.common import Report
 from lib.files import REPO
 from tools.sweep.status import table
 
@@ -33,16 +33,19 @@ MEANS = ["t_roll", "t_grade", "t_train", "len", "flat"]
 COLUMNS = ["ranks", "engine", "steps", "step_s", "tok_s", *MEANS, "gib", "ratio"]
 
 
-def steps_of(ranks: int, engine: str, steps: int, flags: list[str], out: Path) -> tuple[list[dict[str, float]], int]:
-    """(first `steps` rows of steps.tsv, completions a step) of a run that is stopped there.
+def steps_of(
+    ranks: int, engine: str, steps: int, flags: list[str], out: Path, preset: str = "dev", tree: Path = REPO
+) -> tuple[list[dict[str, float]], int]:
+    """(first `steps` rows of steps.tsv, completions a step) of a run of the checkout `tree` that is stopped there.
 
     Raises RuntimeError with the run's last words where it ends before.
     """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *torchrun, str(REPO / "train.py"), "--preset", "dev", "--arm", "vanilla",
-               "--n-eval", "2", "--eval-samples", "1", *flags, "--engine", engine, "--out", str(out)]  # fmt: skip
+    python = sys.executable if tree == REPO else str(tree.resolve() / ".venv/bin/python")
+    command = [python, *torchrun, str(tree.resolve() / "train.py"), "--preset", preset, "--arm", "vanilla"]
+    command += ["--n-eval", "2", "--eval-samples", "1", *flags, "--engine", engine, "--out", str(out)]
     with tempfile.TemporaryFile("w+") as log:
-        run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=tree)
         try:
             while run.poll() is None and len(rows_of(out)) < steps:
                 time.sleep(0.2)

@@ -1,8 +1,8 @@
 """What stopping wrong programs early saves on completions of a run: batches of 64 graded with and without, in turns.
 
-    python bench/bench_replay.py --runs outputs/dev/projected_s1 ... --problems data/leetcode_medhard_80.jsonl
+    python -m bench.replay --runs outputs/dev/projected_s1 ... --problems data/leetcode_medhard_80.jsonl
 
-Rows of bench_replay.tsv, one a run:
+Rows of bench/replay.tsv, one a run:
     n            completions (all of its rollouts.jsonl)
     full, early  seconds of all batches while every program runs to its end or limit (mean of two), and as train.py
                  grades
@@ -20,12 +20,10 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import tyro
-from bench_grader import to_the_end
 
-from problems.__init__ import Problem
+from bench.grader import to_the_end
+from problems import Problem
 from problems.leetcode import load_problems
 from rewards import Grade, Grader
 
