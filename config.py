@@ -254,7 +254,13 @@ PRESETS: dict[str, dict] = {
 C = TypeVar("C", bound=ModelConfig)
 
 
-def parse(cls: type[C], argv: list[str] | None = None, description: str | None = None, default: C | None = None) -> C:
+def parse(
+    cls: type[C],
+    argv: list[str] | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+    default: C | None = None,
+) -> C:
     """Command line -> config: the preset's values as defaults, or those of `default`, then the flags."""
     argv = list(sys.argv[1:] if argv is None else argv)
     preset = "tiny"
@@ -266,7 +272,7 @@ def parse(cls: type[C], argv: list[str] | None = None, description: str | None =
     known = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known}
     default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
-    cfg = tyro.cli(cls, args=argv, default=default, description=description)
+    cfg = tyro.cli(cls, prog=prog, args=argv, default=default, description=description)
     if cfg.pairs == "self":  # what tools/self_pairs.py writes
         cfg.pairs = f"outputs/{cfg.preset}/self_pairs.jsonl"
     return cfg
