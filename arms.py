@@ -139,6 +139,9 @@ for _name, _arm in ARMS.items():
         if _arm.removes != "none" and not _arm.shrinks and f"{_name}-{_form}" not in VARIANTS:
             VARIANTS[f"{_name}-{_form}"] = Variant(_name, _flags, f"ladder, {_what}", _arm.mark._replace(line=_line))
 
+# What branch.py takes where no arm is named.
+BRANCHED = ["vanilla", "projected", "random-v"]
+
 STUDIES: dict[str, tuple[list[str], list[int]]] = {
     # (arms, seeds). Order matters where a study is cut short: the comparisons of the headline come first.
     "organism": (

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
-from arms import ARMS, VARIANTS, arm_flags, arm_of
+from arms import ARMS, BRANCHED, VARIANTS, arm_flags, arm_of
 from config import Config, check, parse
 from lib.distributed import Ranks
 from lib.errors import UserError, run_main
@@ -46,7 +46,7 @@ class BranchConfig:
     """Run directory of a vanilla run."""
     at: Literal["early", "takeoff", "late"] = "takeoff"
     """The rule whose first firing is the branch point."""
-    arms: list[str] = field(default_factory=lambda: ["vanilla", "projected", "random-v"])
+    arms: list[str] = field(default_factory=lambda: list(BRANCHED))
     """Arms and variants."""
     steps: int = 20
     """Steps of each branch."""
