@@ -116,6 +116,18 @@ probe: setup
     {{py}} plot_pareto.py "$out"/{vanilla,projected,random-v}_s0 --out "$out/probe"
     echo "probe: report in $out/probe/report.md, runs in $out/, one seed; \`just organism-study\` runs five"
 
+# branches of a vanilla run: just branch outputs/tiny/vanilla_s0 --at takeoff --arms vanilla projected random-v
+branch *ARGS: setup
+    {{py}} branch.py "$@"
+
+# AUROC of directions at a branch point, without training: just diagnose outputs/tiny/vanilla_s0 --at takeoff
+diagnose *ARGS: setup
+    {{py}} diagnose_vhack.py "$@"
+
+# pairs that the base model writes itself, before any RL: just self-pairs tiny
+self-pairs PRESET="tiny" *ARGS: setup
+    {{py}} -m tools.self_pairs --preset "$@"
+
 # every arm and variant on the organism, five seeds, resumable (an hour or two on two cores): just organism-study 2
 organism-study JOBS="2": setup
     {{py}} -m tools.sweep --preset tiny --study organism --submit local --jobs {{JOBS}}
