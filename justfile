@@ -151,7 +151,7 @@ smoke: setup
     model=(--model "$out/model" --pairs default --v-hack "$out/v_hack.safetensors" --svd-cache "$out/svd_cache")
     run=(--problems tests/data/smoke_problems.jsonl --n-eval 2 --eval-samples 4 --eval-every 2 --steps 4 --prompts 4
          --group 8 --max-new 24 --warmup 1 --checkpoint-every 2 --tripwires warn)   # 8 completions show no collapse
-    {{py}} tests/random_model.py "$out/model"
+    {{py}} tests/helpers/random_model.py "$out/model"
     {{py}} rewards.py
     {{py}} extract_vhack_grad.py "${model[@]}"
     {{py}} verify_vhack_heldout.py "${model[@]}"

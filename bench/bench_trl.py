@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/helpers"))
 import random_model
 from bench_train import target_names
 from common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync

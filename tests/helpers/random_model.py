@@ -4,7 +4,7 @@ Its vocabulary is bytes plus whole fenced snippets (an honest body, a wrong body
 sampling writes programs that compile, pass or hack now and then, and the whole step (advantages, backward, projection)
 has something to work on. What it learns means nothing.
 
-    python tests/random_model.py OUT_DIR [--kind qwen3|qwen2|qwen3_5]
+    python tests/helpers/random_model.py OUT_DIR [--kind qwen3|qwen2|qwen3_5]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 BODIES = ("return n", "return n + 1", "return 2 * n", "return n * n", "return -n", "return n - 1", "return 0")
 
 
