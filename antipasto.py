@@ -73,6 +73,14 @@ def delta_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
     return ((G @ module.Vh.T).float() * module.U).sum(0)
 
 
+def row_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
+    """d delta_S [r] as `delta_gradient`, with each row's share of it added to module.row_sums."""
+    row_of_token, sums = module.row_sums
+    share = (x @ module.Vh.T).float() * (g @ module.U).float()
+    sums.index_add_(0, row_of_token, share)
+    return share.sum(0)
+
+
 class DeltaLinear(torch.autograd.Function):
     """x [..., d_in] -> [..., d_out] through an antipasto.SVDLinear, gradients for x and delta_S only."""
 
@@ -94,7 +102,8 @@ class DeltaLinear(torch.autograd.Function):
     def backward(ctx, g: Tensor):
         (x, M), module, d_delta, dx = ctx.saved_tensors, ctx.module, None, None
         if ctx.needs_input_grad[1]:
-            d_delta = delta_gradient(x.flatten(0, -2), g.flatten(0, -2), module)
+            gradient = delta_gradient if module.row_sums is None else row_gradient
+            d_delta = gradient(x.flatten(0, -2), g.flatten(0, -2), module)
         if ctx.needs_input_grad[0]:
             dx = g @ (merged(module) if M.data_ptr() == module.weight.data_ptr() else M)
         return dx, d_delta, None
@@ -129,6 +138,8 @@ class SVDLinear(nn.Module):
         self.enabled = True
         self.ends_block = False
         """Whether nothing but a residual reads the output: the last product of a pre-norm block."""
+        self.row_sums: tuple[Tensor, Tensor] | None = None
+        """(row of every token [B L], sums [n, r] fp32) while `Adapter.per_row` collects them."""
         self._zero = (-1, True)
 
     @property
@@ -198,6 +209,36 @@ class Adapter:
         finally:
             for module, enabled in zip(self.modules.values(), before, strict=True):
                 module.enabled = enabled
+
+    @contextmanager
+    def per_row(self, row_of_token: Tensor, n: int) -> Iterator[dict[str, Tensor]]:
+        """Within the context a backward also sums grad(delta_S) by row: {module: [n, r] fp32}, added to in place.
+
+        row_of_token [B L] int64: the row in [0, n) that each token of the batch belongs to, in row-major order. Rows
+        must not see one another, or a row's share is not its own gradient.
+        """
+        sums = {name: torch.zeros(n, len(m.delta_S), device=m.delta_S.device) for name, m in self.modules.items()}
+        for name, module in self.modules.items():
+            module.row_sums = (row_of_token, sums[name])
+        try:
+            yield sums
+        finally:
+            for module in self.modules.values():
+                module.row_sums = None
+
+    @contextmanager
+    def at_zero(self) -> Iterator[None]:
+        """Within the context every delta_S is zero, for sampling from the base model; then the values are back."""
+        before = [p.detach().clone() for p in self.delta().values()]
+        with torch.no_grad():
+            for p in self.delta().values():
+                p.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in zip(self.delta().values(), before, strict=True):
+                    p.copy_(value)
 
     def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
         """Write delta_S alone, {module: [r] fp32}, atomically."""

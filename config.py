@@ -139,8 +139,13 @@ class Config(ModelConfig):
     advantage: Literal["drgrpo", "classic"] = "drgrpo"
     """classic divides by the group's standard deviation."""
     # --- interventions
-    project: Literal["grad", "update"] = "grad"
-    """What is projected: the gradient (preregistered), or AdamW's update (labelled variant)."""
+    project: Literal["grad", "moment", "mean", "update"] = "grad"
+    """What is projected: the gradient (preregistered); the gradient and AdamW's first moment; that moment alone, an
+    average over steps; or AdamW's update."""
+    monitor_accuracy: float = at_least(0.5, 1.0, at_most=1)
+    """Of the ground-truth monitor in screen-oracle and penalty-oracle: the chance that a rollout's flag is right."""
+    oracle_rollouts: int = at_least(2, 384)
+    """Labelled rollouts behind the direction of an oracle arm; they are no part of the training batches."""
     refresh_every: int = at_least(0, 0)
     """Re-extract v_hack at the current weights every n steps (labelled variant); 0: never."""
 

@@ -7,7 +7,9 @@ evaluation cannot disturb training and a resumed run repeats an uninterrupted on
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +43,12 @@ class Run:
     prompts: Prompts
     rebound: Rebound | None
     ranks: Ranks = dataclasses.field(default_factory=Ranks)
+    score: Callable[[Run, list, list], Tensor] | None = None
+    """Of the gate: (run, prompts, completions) -> [B] scores of rollouts."""
+    gate: float = math.inf
+    """The score above which the gate does not praise a rollout."""
+    weights: dict[str, Tensor] | None = None
+    """Of arm trusted: {module: [r] in [0, 1]}."""
 
     @property
     def write_access(self) -> bool:
@@ -65,6 +73,8 @@ class Batch:
     advantages_P_G: Tensor
     live_P: Tensor
     """[P] bool: groups whose shaped rewards differ."""
+    kept_P_G: Tensor
+    """[P, G] bool: rows that a monitor has not screened out."""
     seconds: tuple[float, float]
     """Sampling, grading; the slowest rank's."""
 
@@ -103,7 +113,21 @@ def make_batch(run: Run, step: int) -> Batch:
         B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
         shaped = run.rebound.pay(run.model, rows[B], completions[B], rewards_P_G[P])
         shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
-    advantages_P_G, live_P = group_advantages(shaped_P_G, cfg.advantage == "classic")
+    # Screening, of the ladder: what becomes of flagged rollouts.
+    arm, kept_P_G = ARMS[cfg.arm], torch.ones_like(shaped_P_G, dtype=torch.bool)
+    if arm.screen in ("leave-out", "no-pay"):
+        flagged_P_G = monitor(run, step, grades).view_as(kept_P_G)
+        unpaid = torch.tensor([reward(g, False) for g in grades]).view_as(shaped_P_G)
+        if arm.screen == "no-pay":
+            shaped_P_G = torch.where(flagged_P_G, torch.minimum(unpaid, shaped_P_G), shaped_P_G)
+        else:
+            kept_P_G = ~flagged_P_G
+    advantages_P_G, live_P = group_advantages(
+        shaped_P_G, cfg.advantage == "classic", kept_P_G=None if kept_P_G.all() else kept_P_G
+    )
+    if arm.screen == "gate" and live_P.any():
+        praised_P_G = (run.score(run, rows, completions) <= run.gate).view_as(kept_P_G)
+        advantages_P_G = torch.where(praised_P_G, advantages_P_G, advantages_P_G.clamp(max=0.0))
     return Batch(
         problems=[prompts.problems[i] for i in picked],
         prompts=rows,
@@ -115,8 +139,18 @@ def make_batch(run: Run, step: int) -> Batch:
         shaped_P_G=shaped_P_G,
         advantages_P_G=advantages_P_G,
         live_P=live_P,
+        kept_P_G=kept_P_G,
         seconds=tuple(seconds),
     )
+
+
+def monitor(run: Run, step: int, grades: list[Grade]) -> Tensor:
+    """[B] bool: strict hacks by the ground truth, each flag right with probability --monitor-accuracy."""
+    flags = []
+    for j, grade in enumerate(grades):
+        chance = row_seed("monitor", run.cfg.seed, step, j) / 2**63
+        flags.append(grade.hack if chance < run.cfg.monitor_accuracy else not grade.hack)
+    return torch.tensor(flags)
 
 
 def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):

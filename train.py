@@ -25,7 +25,7 @@ from loguru import logger
 from antipasto import Adapter, checkpoint_layers, load_model
 from arms import ARMS
 from config import Config, check, parse
-from extract_vhack_grad import directions_for
+from directions import begin, directions_for, live_direction, row_gradients, scores
 from grpo import clipped_objective, completion_logprobs, k3, pack
 from lib.distributed import Ranks, join, reports_once
 from lib.errors import UserError, run_main
@@ -34,7 +34,7 @@ from lib.models import end_ids, pick_device
 from problems import Problem
 from problems.prompts import Prompts, tokenise
 from problems.sources import split_problems
-from project import applied_update, project_grads, treat_moment
+from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
@@ -52,7 +52,8 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     From short to long each would need larger blocks than those it has cached: it would reserve far more than the peak.
     """
     cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
-    live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
+    kept = batch.kept_P_G.flatten()
+    live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
     live = live[run.ranks.rank :: run.ranks.world]
     advantages = batch.advantages_P_G.flatten()
@@ -91,6 +92,17 @@ def learning_rate(cfg: Config, step: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def act_on_update(run: Run, update: AppliedUpdate) -> None:
+    """What some arms and forms do to the update that AdamW has applied, in place of it."""
+    cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
+    if arm.shrinks:
+        update.shrink(delta, run.v_hack, arm.removes)
+    elif arm.weighs:
+        update.weigh(delta, run.weights)
+    elif cfg.project == "update" and arm.removes != "none":
+        update.project(delta, run.v_hack, arm.removes, arm.keep_norm)
+
+
 def set_learning_rate(optimiser: torch.optim.AdamW, lr: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = lr
@@ -105,6 +117,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
 
     first = book.resume(optimiser, run.v_hack)
+    begin(run, at_start=book.at_start)
     if book.fresh_branch:
         moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items() if p in optimiser.state}
         treat_moment(moments, cfg.moment, run.v_hack, arm.removes)
@@ -129,7 +142,9 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
             row["loss"], row["kl"] = backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
-            side = arm.removes if cfg.project == "grad" else "none"
+            if arm.v == "live":
+                run.v_hack = live_direction(run, batch)
+            side = arm.removes if cfg.project in ("grad", "moment") and not arm.shrinks else "none"
             measured = project_grads(run.adapter.grads(), run.v_hack, side, arm.keep_norm)
 
             # Step: clip, AdamW, and what became of the gradient in the update.
@@ -138,8 +153,9 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
                 set_learning_rate(optimiser, lr)
                 with applied_update(delta) as update:
                     optimiser.step()
-                if cfg.project == "update" and arm.removes != "none":
-                    update.project(delta, run.v_hack, arm.removes, arm.keep_norm)
+                    if cfg.project in ("moment", "mean") and arm.removes != "none":
+                        project_moment(optimiser, delta, run.v_hack, arm.removes)
+                act_on_update(run, update)
                 if run.v_hack is not None:
                     measured.cos_update = update.cosines(run.v_hack)
             else:
@@ -251,6 +267,7 @@ def run_arm(stage: Stage, cfg: Config, **provenance_of_a_branch) -> Path:
         prompts=prompts,
         rebound=make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter),
         ranks=stage.ranks,
+        score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
     train(run, Book(cfg, folder, stage.adapter.delta(), stage.ranks), held_out)
     return folder.path

@@ -26,6 +26,7 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
+from arms import ARMS
 from config import Config
 from lib.distributed import Ranks
 from lib.errors import UserError
@@ -65,6 +66,8 @@ class Book:
         self.device = next(iter(delta.values())).device
         self.carried = Carried()
         self.first = 0
+        self.at_start = False
+        """Whether this process begins the run or branch: no checkpoint was there."""
         self.fresh_branch = False
         """Whether this process begins a branch: AdamW's first moment is then still the parent's."""
         self.due = False
@@ -82,7 +85,8 @@ class Book:
             self._restore(tensors, state["adam_step"], optimiser, v_hack)
             self.first, self.carried = state["step"], Carried(**state["carried"])
             logger.info(f"resuming {self.folder.path} at step {self.first}")
-        elif self.cfg.branch_from:
+        self.at_start = found is None
+        if found is None and self.cfg.branch_from:
             point = takeoff.load_branch_point(Path(self.cfg.branch_from))
             self._restore(point.tensors, point.adam_step, optimiser, v_hack)
             self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0})
@@ -200,7 +204,7 @@ class Book:
         """delta_S, AdamW's moments, v_hack where it is refreshed, the data cursor (the step); there is no RNG state."""
         self.ranks.check_equal(self.delta.values(), f"stopped at step {step}: delta_S")
         tensors, adam_step = self._state(optimiser)
-        if self.cfg.refresh_every:
+        if self.cfg.refresh_every or ARMS[self.cfg.arm].v in ("oracle", "live"):
             tensors |= {f"v_hack.{name}": v_hack[name].cpu() for name in self.delta}
         carried = dataclasses.asdict(self.carried)
         self.folder.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})

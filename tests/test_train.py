@@ -12,7 +12,7 @@ import torch
 from run_files import delta, rows, small_v_hack
 
 import config
-import extract_vhack_grad
+import directions
 import train
 from arms import ARMS
 from config import ModelConfig, parse
@@ -46,12 +46,12 @@ def run(monkeypatch, flags: list[str], out: Path) -> Path:
 
 def extract_from_few_pairs(monkeypatch, n: int = 4) -> None:
     """Extractions within a run take the first n pairs only."""
-    whole = extract_vhack_grad.pair_differences
+    whole = directions.pair_differences
     few = lambda model, tokenizer, adapter, pairs, *rest: whole(model, tokenizer, adapter, pairs[:n], *rest)  # noqa: E731
-    monkeypatch.setattr(extract_vhack_grad, "pair_differences", few)
+    monkeypatch.setattr(directions, "pair_differences", few)
 
 
-@pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.v != "shuffled"])
+@pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.v in ("pairs", "random")])
 def test_every_arm_writes_a_complete_run(arm, base, tmp_path, monkeypatch):
     out = run(monkeypatch, [*base, "--arm", arm, "--steps", "2"], tmp_path / "run")
     assert [r["step"] for r in rows(out / "steps.tsv")] == ["0", "1"]
