@@ -87,26 +87,6 @@ def heldout_cosines(differences: dict[str, Tensor], v_hack: dict[str, Tensor], n
     )
 
 
-def histogram(result: HeldOut, path: Path) -> None:
-    """Held-out cosines and the null as overlaid histograms."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    bins = torch.linspace(-1, 1, 41).tolist()
-    ax.hist(result.null.tolist(), bins, color="0.75", label="random direction")
-    ax.hist(result.cos.tolist(), bins, color="#0072B2", alpha=0.85, label="v_hack")
-    median = result.summary()["median"]
-    ax.axvline(median, color="#D55E00", label=f"median {median:.2f}")
-    ax.set(xlabel="cosine with the held-out gradient difference", ylabel="modules", xlim=(-1, 1))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    fig.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(fig)
-
-
 def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
     """heldout.tsv (a row a module), heldout.png, and last heldout.json (summary and provenance), sweep.py's marker."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +94,10 @@ def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
             zip(result.names, result.r, result.cos.tolist(), result.null.tolist(), strict=True)]  # fmt: skip
     with atomic(folder / "heldout.tsv", "w") as f:
         f.write("\n".join(["module\tr\tcos\tnull", *rows]) + "\n")
+    from report.figures import save_heldout  # matplotlib takes a second, which --help need not wait for
+
     with naming(folder / "heldout.png"):
-        histogram(result, folder / "heldout.png")
+        save_heldout(result.cos.numpy(), result.null.numpy(), folder / "heldout.png")
     write_json(folder / "heldout.json", {**result.summary(), **header})
 
 

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tyro
 
 from grading.asserts import split_tests
+from grading.pool import Pool
 from problems.organism import organism_problems
 from rewards import Grader
-from sandbox import Pool
 
 HERE = Path(__file__).with_suffix(".tsv")
 COLUMNS = ("batch", "workers", "n", "rate", "wall", "p50", "p99", "cpu", "ok", "load")

@@ -1,4 +1,10 @@
-"""grading.asserts"""
+"""Ground-truth tests taken apart and judged: `assert EXPR == EXPECTED` -> calls for the child, a judgement here.
+
+The program calls (EXPR: the largest subexpressions that start at the entry's first name, as Solution().f(...)) go to
+the sandbox and come back as encoded builtin values. Everything around them (the comparison, EXPECTED, abs(...) < eps,
+is_same_list(...), not, sorted) is evaluated in the trainer, by Python's own rules for those builtin values: 1 == True,
+(1, 2) != [1, 2], no float tolerance, nan != nan. A test must be one assert whose other names are in HELPERS.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from grading.execution import ExecutionReport
+from grading.syntax import root_name
 from lib.errors import TestError
-from sandbox import Report
+
+# --- values ---
 
 
 class Opaque:
@@ -32,7 +41,7 @@ class Nodes:
 
 
 def decode(value, depth: int = 0):
-    """The builtin value behind the sandbox's encoding (sandbox.encode). Raises ValueError on anything malformed."""
+    """The builtin value behind the sandbox's encoding (child.encode). Raises ValueError on anything malformed."""
     if not isinstance(value, list):
         return value
     if depth > 120 or not value or not isinstance(value[0], str):
@@ -85,16 +94,19 @@ def _same(a, b):
     return a == b
 
 
+# Names that a test may use beside its program calls.
 HELPERS = {
     "abs": abs, "all": all, "any": any, "bool": bool, "float": float, "int": int, "isclose": math.isclose, "len": len,
     "list": list, "max": max, "min": min, "round": round, "set": _set, "sorted": sorted, "str": str, "sum": sum,
     "tuple": tuple, "inf": math.inf, "nan": math.nan, "list_node": _list_node, "tree_node": _tree_node,
     "is_same_list": _same, "is_same_tree": _same, "True": True, "False": False, "None": None,
 }  # fmt: skip
-
-
+# Syntax that may stand around program calls.
 NODES = (ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.unaryop, ast.BoolOp,
          ast.boolop, ast.operator, ast.Compare, ast.cmpop, ast.Call, ast.keyword, ast.Expression)  # fmt: skip
+
+
+# --- splitting ---
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class _Split(ast.NodeTransformer):
         self.roots, self.calls = roots, []
 
     def visit(self, node):
-        if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)) and _root(node) in self.roots:
+        if isinstance(node, (ast.Call, ast.Attribute, ast.Subscript, ast.Name)) and root_name(node) in self.roots:
             self.calls.append(ast.unparse(node))
             return ast.copy_location(ast.Name(f"_{len(self.calls) - 1}", ast.Load()), node)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("math.inf", "math.nan", "math.isclose"):
@@ -135,13 +147,6 @@ class _Split(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _root(node) -> str | None:
-    """The first name of a chain of calls, attributes and subscripts."""
-    while isinstance(node, (ast.Call, ast.Attribute, ast.Subscript)):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else None
-
-
 def split_test(text: str, entry: str) -> Test:
     """Take one ground-truth assert apart. Raises TestError for a test that is not one assert over program calls."""
     try:
@@ -155,19 +160,23 @@ def split_test(text: str, entry: str) -> Test:
     except (SyntaxError, TestError, ValueError, RecursionError) as error:
         advice = f"write it as `assert {entry}(...) == VALUE`"
         raise TestError(f"cannot grade by {text[:200]!r}: {error}; {advice}") from None
+
+    # Nearly all tests: a call compared with a literal, and so no code to keep.
     body = expression.body
     if isinstance(body, ast.Compare) and [type(op) for op in body.ops] == [ast.Eq] and isinstance(body.left, ast.Name):
-        try:  # nearly all tests: no code to keep
+        try:
             expected = ast.literal_eval(body.comparators[0])
         except ValueError:
             pass
         else:
             return Test(tuple(splitter.calls), lambda values: bool(values[0] == expected))
+
+    # Any other expression: whitelisted nodes and names over builtin values.
     code = compile(expression, "<test>", "eval")
 
     def judge(values: list) -> bool:
         names = HELPERS | {f"_{i}": value for i, value in enumerate(values)}
-        return bool(eval(code, {"__builtins__": {}}, names))  # whitelisted nodes and names over builtin values
+        return bool(eval(code, {"__builtins__": {}}, names))
 
     return Test(tuple(splitter.calls), judge)
 
@@ -178,7 +187,10 @@ def split_tests(tests: tuple[str, ...], entry: str) -> tuple[Test, ...]:
     return tuple(split_test(text, entry) for text in tests)
 
 
-def failure(report: Report, tests: Sequence[Test]) -> str:
+# --- judging ---
+
+
+def failure(report: ExecutionReport, tests: Sequence[Test]) -> str:
     """Why a run does not pass the ground truth; "" if it does."""
     if number := first_wrong(report, tests):
         return f"test {number} of {len(tests)}: wrong result"
@@ -192,7 +204,7 @@ def failure(report: Report, tests: Sequence[Test]) -> str:
     return ""
 
 
-def first_wrong(report: Report, tests: Sequence[Test]) -> int:
+def first_wrong(report: ExecutionReport, tests: Sequence[Test]) -> int:
     """Number, from 1, of the first test whose reported results are wrong; 0 if there is none."""
     pairs = zip(tests, report.values, strict=False)
     return next((number for number, (test, values) in enumerate(pairs, 1) if not holds(test, values)), 0)

@@ -1,19 +1,14 @@
-"""grading.program"""
+"""From a completion to the program in it: the fenced Python blocks, as models write them."""
 
 from __future__ import annotations
 
 import re
 
+# Characters of a program; longer ones do not compile.
 MAX_SOURCE = 50_000
-"""Characters of a program; longer ones do not compile."""
-
 
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*$")
-
-
 PYTHON = ("python", "python3", "py")
-
-
 LOOKS_LIKE_CODE = re.compile(r"^(def \w|class \w|import \w|from \S+ import |@\w)", re.MULTILINE)
 
 
@@ -34,7 +29,10 @@ def extract_program(completion: str) -> str | None:
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(tag in lower case, content) of every fenced block, in order."""
-    blocks, fence, tag, lines = [], "", "", []
+    blocks = []
+    # The open block: its fence ("" outside of one), its tag and what it holds so far.
+    fence = tag = ""
+    lines = []
     for line in text.split("\n"):
         opening = FENCE.match(line) if len(line) < 200 else None  # the pattern is quadratic
         if fence and opening and opening[2].lower() in PYTHON:  # the last block was never closed
@@ -42,8 +40,11 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
             fence = ""
         if not fence:
             if opening:
-                fence, tag, lines = opening[1], opening[2].lower(), []
+                fence, tag = opening[1], opening[2].lower()
+                lines = []
             continue
+
+        # Inside a block: the closing fence stands alone, or at the end of the last line of code.
         stripped = line.strip()
         bare = opening is not None and stripped == stripped[0] * len(stripped) and stripped.startswith(fence)
         trailing = stripped.endswith(fence) and line.count(fence) == 1 and not stripped.startswith(fence)

@@ -1,4 +1,4 @@
-"""Builds run directories by the contract of rundir.py, with rates that the test chooses."""
+"""Builds run directories by the contract of record/folder.py, with rates that the test chooses."""
 
 from __future__ import annotations
 

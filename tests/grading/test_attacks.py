@@ -6,17 +6,16 @@ import os
 import random
 import secrets
 import socket
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from attack_programs import ATTACKS, CHANNEL, OWN, PATCHES, VALUES, returning
 
-from problems.__init__ import Problem
+from problems import Problem
 from rewards import Grader
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 TOKEN = "leftover" + secrets.token_hex(4)
 SETUP = """
 from collections import *
@@ -69,6 +68,14 @@ def leftovers() -> list[Path]:
     return [path for place in places if place.is_dir() for path in place.glob(f"*{TOKEN}*")]
 
 
+def wait_until(look, wanted, seconds: float = 60.0):
+    """What `look()` returns, once that is `wanted` or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
 class Listeners:
     """Everything that a program might reach if it had a network."""
 
@@ -116,23 +123,19 @@ def test_no_attack_gains_survives_or_escapes(monkeypatch):
     try:
         with Listeners() as listeners, Grader(workers=2, timeout_s=0.5, memory_mb=512) as grader:
             programs = [fenced(program, PORT=listeners.port) for program in ATTACKS.values()]
-            start = time.monotonic()
             grades = grader.grade(programs, [secret_problem()] * len(programs))
-            seconds = time.monotonic() - start
             gained = [name for name, grade in zip(ATTACKS, grades, strict=True) if grade.gt_pass]
             assert not gained
             owned = [name for name, grade in zip(ATTACKS, grades, strict=True) if name in OWN and grade.own_pass]
             assert not owned
-            assert seconds < 60, seconds
-            assert all(grade.seconds < 0.5 * 4 * 2 + 1 for grade in grades)
             assert grader.grade([HONEST] * 4, [ADDING] * 4)[3].gt_pass
-            time.sleep(5)
-            left = set(descendants()) - before
-            assert len(left) == 3 * len(grader.pool.idle), "processes beside bwrap, its init and the zygote"
+            wanted = 3 * len(grader.pool.idle)  # bwrap, its init and the zygote
+            left = wait_until(lambda: len(set(descendants()) - before), wanted)
+            assert left == wanted, "processes beside the zygotes"
             assert listeners.heard() == 0
             secret.unlink()
             assert leftovers() == []
-        assert set(descendants()) <= before
+        assert wait_until(lambda: set(descendants()) <= before, True)
     finally:
         secret.unlink(missing_ok=True)
 
@@ -194,13 +197,13 @@ class Solution:
                 folders.clear()
                 continue
             found += [p for p in [folder, *(os.path.join(folder, n) for n in names[:5])] if changeable(p)]
-        return [changeable("/dev/null"), changeable("/sandbox.py"), changeable(os.__file__), found]
+        return [changeable("/dev/null"), changeable("/jail"), os.listdir("/jail"), changeable(os.__file__), found]
 """
 
 
 def test_nothing_but_the_working_directory_can_be_changed(one):
     """Not even the mode of a file: as root, a program owns /dev/null."""
-    test = "assert Solution().f() == [False, False, False, []]"
+    test = "assert Solution().f() == [False, False, [], False, []]"
     look = Problem("look", ({"role": "user", "content": ""},), "", (test,), "Solution().f")
     grade = one.grade([fenced(CHANGE)], [look])[0]
     assert grade.gt_pass, grade.reason
@@ -226,16 +229,16 @@ class Solution:
 def test_the_memory_of_earlier_programs_is_gone(one):
     """A child is forked from the process that saw them: their source and results must not be in it."""
     look = Problem("look", ({"role": "user", "content": ""},), "", ("assert Solution().f() == 0",), "Solution().f")
-    tests = ("assert Solution().f(0) == 0", "assert Solution().f(9) == 0")
+    tests = ("assert Solution().f(0) == 0", "assert Solution().f(99) == 0")
     slow = Problem("slow", look.messages, "", tests, "Solution().f")
-    for size in (1, 100, 5000):
+    for size in (1, 100, 1000):
         marked = (
             f"class Solution:\n    def f(self):\n        return 'markedTOKEN' * {size}\n" + "# markedTOKEN\n" * size
         )
         stopped = marked.replace("return", "__import__('time').sleep(seconds); return").replace("self", "self, seconds")
         grades = one.grade([fenced(marked), fenced(stopped), fenced(SCAN)], [look, slow, look])
         assert grades[2].gt_pass, grades[2].reason
-        assert grades[1].seconds < 1, "it was not stopped early"
+        assert grades[1].reason.endswith("wrong result"), "it was not stopped early"
     own = SCAN.replace("import ctypes", "seen = bytearray(b'markedTOKEN')\nimport ctypes").replace(
         "frame.f_locals", "frame.f_globals"
     )
@@ -286,7 +289,3 @@ def test_weaker_isolation_still_gives_nothing_away():
             refused = grader.grade([fenced(p) for p in files], [ADDING] * len(files))
             assert all("PermissionError" in grade.reason for grade in refused), [grade.reason for grade in refused]
         assert grader.grade([HONEST], [ADDING])[0].gt_pass
-
-
-if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, "-x"]))

@@ -89,7 +89,8 @@ PATCHES = {
     "os.write": returning("a", "import os\nos.write = lambda fd, data: len(data)"),
     "harness functions": returning(
         "a",
-        "import __main__ as m\nm.encode = lambda *a: True\nm.run_job = m.describe = lambda *a: None\nm.CONTAINERS = ()",
+        "import __main__, sys\nm = sys.modules[__main__.zygote.live.__module__] = __main__.zygote.live.__globals__\n"
+        "m.update(encode=lambda *a: True, run_program=lambda *a: None, describe=lambda *a: None, CONTAINERS=())",
     ),
     "test helpers": returning(
         "a",
@@ -211,8 +212,9 @@ CHANNEL = {
     "flood stderr": returning("a", "import sys\nwhile True: sys.stderr.write('x' * 10**6)"),
     "reuse the harness": returning(
         "a",
-        "import __main__ as m, os\nos.write(3, b'[\"l\", true]\\n')\nm.child({'source': 'x = 1', 'watch': '', 'tests': [], 'call': ''},"
-        " compile('', '', 'exec'), m.Lock({'namespaces': False, 'timeout_s': 9, 'memory_mb': 99}), 3)",
+        "import __main__, os\nos.write(3, b'[\"l\", true]\\n')\nz = __main__.zygote\n"
+        'z.live(b\'{"source": "x = 1", "watch": "", "tests": [], "call": "", "setup": 0}\','
+        " {0: compile('', '', 'exec')}, type('L', (), {'apply': print}), 3)",
     ),
 }
 
@@ -284,7 +286,7 @@ ESCAPES = {
         "import os",
     ),
     "change the library": doing("open(json.__file__, 'a').write('x')", "import json"),
-    "change the harness": doing("open('/sandbox.py', 'a').write('x')"),
+    "change the harness": doing("open('/jail/child.py', 'a').write('x')"),
     "remove files": doing("shutil.rmtree('/', ignore_errors=True)", "import shutil"),
     "symbolic link": doing("os.symlink('HOME', '/tmp/x')\nopen('/tmp/x/TOKEN', 'w').write('x')", "import os"),
     "shared memory": doing(

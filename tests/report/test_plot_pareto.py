@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic_runs import EVAL_HEADER, STEP_HEADER, make_arm, make_run, tsv
 
 import plot_pareto
-from lib import errors
+from lib.errors import ReportError
+from lib.files import REPO
 from report import evidence, figures, numbers, runs, tables, text, verdicts
 
-ROOT = Path(__file__).resolve().parent.parent
 FLAT = [(0, 0.02, 0.5), (100, 0.02, 0.5)]
 
 
@@ -42,7 +43,7 @@ def rows_of(root: Path) -> dict[str, dict]:
 VANILLA = [(0.80, 0.50), (0.82, 0.52), (0.84, 0.48)]
 
 
-# ---- H1 ------------------------------------------------------------------------------------------------------------
+# --- H1 ---
 
 
 def test_h1_supported(tmp_path):
@@ -127,7 +128,7 @@ def test_vacuous_falsification_says_so(tmp_path):
     assert v.status == "falsified" and "says nothing about the mechanism" in v.text
 
 
-# ---- H3 ------------------------------------------------------------------------------------------------------------
+# --- H3 ---
 
 PROJECTED = [(0.20, 0.50), (0.22, 0.52), (0.24, 0.48)]
 
@@ -174,7 +175,7 @@ def test_h3_says_where_rebound_left_nothing_to_win(tmp_path):
     assert "could win by no more" not in v.text
 
 
-# ---- H4 ------------------------------------------------------------------------------------------------------------
+# --- H4 ---
 
 
 def test_h4_supported_at_200_steps_without_remark(tmp_path):
@@ -211,7 +212,7 @@ def test_h4_too_few_seeds_still_names_the_branch(tmp_path):
     assert v.status == "undecided" and "2 more complete vanilla seeds" in v.text and "just full-probe" in v.text
 
 
-# ---- which runs count ----------------------------------------------------------------------------------------------
+# --- which runs count ---
 
 
 def test_incomplete_run_is_named_and_left_out(tmp_path):
@@ -253,7 +254,7 @@ def test_nan_kl_leaves_only_its_column(tmp_path):
 def test_duplicate_seed_names_both_directories(tmp_path):
     make_run(tmp_path / "a", "vanilla", 0, 0.8, 0.5)
     make_run(tmp_path / "b", "vanilla", 0, 0.8, 0.5)
-    with pytest.raises(errors.ReportError, match=r"vanilla, seed 0 .*a/tiny/vanilla_s0 and .*b/tiny/vanilla_s0"):
+    with pytest.raises(ReportError, match=r"vanilla, seed 0 .*a/tiny/vanilla_s0 and .*b/tiny/vanilla_s0"):
         runs.load_runs([tmp_path])
 
 
@@ -283,17 +284,17 @@ def test_missing_config_falls_back_to_the_directory_name(tmp_path):
 def test_mixed_presets_are_refused(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5, preset="tiny")
     make_run(tmp_path, "vanilla", 1, 0.8, 0.5, preset="full")
-    with pytest.raises(errors.ReportError, match="full, tiny"):
+    with pytest.raises(ReportError, match="full, tiny"):
         runs.load_runs([tmp_path])
 
 
-# ---- the table -----------------------------------------------------------------------------------------------------
+# --- the table ---
 
 
 def test_table_to_the_digit(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA, kl=0.0123, cos=0.031, fired=0.58, gnorm=0.02)
     make_arm(tmp_path, "projected", [(0.30, 0.48), (0.34, 0.50), (0.32, 0.47)], kl=3.21e-5, cos=0.25, gnorm=1.5)
-    plot_pareto.report(plot_pareto.Config(runs=(str(tmp_path),)))
+    plot_pareto.report(plot_pareto.ReportConfig(runs=(str(tmp_path),)))
     out = tmp_path / "tiny" / "report"
     lines = (out / "table.md").read_text().splitlines()
     assert lines[0] == "| Arm | n | ΔSafePass | Hack % | Pass % | KL | mean cos* | frac fired* | \\|g\\|* |"
@@ -338,12 +339,11 @@ def test_a_trajectory_shows_every_run_and_its_mean_ends_with_the_shortest(tmp_pa
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
     make_run(tmp_path, "vanilla", 1, 0.2, 0.5, curve=[(0, 0.0, 0.5), (25, 0.3, 0.5)], complete=False)
     used, _ = numbers.select(runs.load_runs([tmp_path]), include_incomplete=True)
-    axes = P.plt.figure().add_subplot()
+    axes = Figure().subplots()
     figures.draw_series(axes, used, figures.Panel("evals", "hack", "hack", 100, seeds=True))
-    *runs, mean = axes.get_lines()
-    assert sorted(line.get_xdata()[-1] for line in runs) == [25, 200]
+    *each, mean = axes.get_lines()
+    assert sorted(line.get_xdata()[-1] for line in each) == [25, 200]
     assert list(mean.get_xdata()) == [0, 25] and math.isclose(mean.get_ydata()[-1], 20)
-    P.plt.close("all")
 
 
 def test_means_and_sems_agree_with_the_definition(tmp_path):
@@ -361,8 +361,8 @@ def test_window_is_the_last_25_steps_without_nan(tmp_path):
     path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
     rows = [{"step": s, "kl": s, "cos": "nan" if s % 2 else s, "fired": 0.5} for s in range(100)]
     (path / "steps.tsv").write_text(tsv(STEP_HEADER, rows))
-    numbers = numbers.run_numbers(runs.read_run(path))
-    assert numbers["kl"] == statistics.fmean(range(75, 100)) and numbers["cos"] == statistics.fmean(range(76, 100, 2))
+    row = numbers.run_numbers(runs.read_run(path))
+    assert row["kl"] == statistics.fmean(range(75, 100)) and row["cos"] == statistics.fmean(range(76, 100, 2))
 
 
 def test_kl_falls_back_to_the_last_evaluation(tmp_path):
@@ -383,19 +383,19 @@ def test_extra_and_missing_columns(tmp_path):
 
 
 def test_trailing_columns_drop():
-    assert tables.kept_columns(plot_pareto.Config(runs=(), columns=5)) == ["Arm", "n", "ΔSafePass", "Hack %", "Pass %"]
-    assert tables.kept_columns(plot_pareto.Config(runs=(), drop=("gnorm", "KL")))[-2:] == ["mean cos*", "frac fired*"]
-    with pytest.raises(errors.ReportError, match="--drop nope"):
-        tables.kept_columns(plot_pareto.Config(runs=(), drop=("nope",)))
+    assert tables.kept_columns(5) == ["Arm", "n", "ΔSafePass", "Hack %", "Pass %"]
+    assert tables.kept_columns(drop=("gnorm", "KL"))[-2:] == ["mean cos*", "frac fired*"]
+    with pytest.raises(ReportError, match="--drop nope"):
+        tables.kept_columns(drop=("nope",))
 
 
 def test_terminal_table_fits(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
-    text = tables.terminal_table(list(rows_of(tmp_path).values()), list(tables.COLUMNS), 60)
-    assert max(map(len, text.splitlines()[:2])) <= 60 and "in table.md also" in text
+    shown = tables.terminal_table(list(rows_of(tmp_path).values()), list(tables.COLUMNS), 60)
+    assert max(map(len, shown.splitlines()[:2])) <= 60 and "in table.md also" in shown
 
 
-# ---- smaller parts -------------------------------------------------------------------------------------------------
+# --- smaller parts ---
 
 
 def test_steps_to_half(tmp_path):
@@ -430,8 +430,8 @@ def test_flavours_that_remain(tmp_path):
     run = runs.read_run(tmp_path / "tiny" / "vanilla_s0")
     with (run.path / "rollouts.jsonl").open("a") as f:
         f.write(json.dumps({"step": 200, "split": "train", "flavour": "other", "hack": True}) + "\n{torn")
-    pooled = evidence.arm_flavours([run])["vanilla"]
-    assert pooled[200]["n"] == 18 and evidence.remaining(pooled) == "print 75%, swallow 25% of 8"
+    pooled = evidence.arm_samples([run])["vanilla"]
+    assert len(pooled) == 18 and evidence.remaining(pooled) == "print 75%, swallow 25% of 8"
 
 
 def test_heldout_table_beside_v_hack(tmp_path):
@@ -439,19 +439,19 @@ def test_heldout_table_beside_v_hack(tmp_path):
     folder = tmp_path / "tiny" / "v_hack_organism_heldout"
     folder.mkdir()
     (folder / "heldout.tsv").write_text("module\tr\tcos\tnull\na\t8\t0.5\t0.1\nb\t8\t0.3\t-0.1\n")
-    found = evidence.find_heldout(plot_pareto.Config(runs=()), runs.load_runs([tmp_path]))
+    found = evidence.find_heldout((), runs.load_runs([tmp_path]))
     assert found == [folder / "heldout.tsv"] and evidence.heldout_name(found[0]) == "organism"
     assert "mean 0.400, median 0.400, positive in 100% of 2" in text.heldout_text(
         {"organism": evidence.read_heldout(found[0])}
     )
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 def run_cli(*args) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "plot_pareto.py"), *map(str, args)], capture_output=True, text=True
+        [sys.executable, str(REPO / "plot_pareto.py"), *map(str, args)], capture_output=True, text=True
     )
 
 
@@ -460,7 +460,7 @@ def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
     make_arm(tmp_path, "projected", PROJECTED)
     dirs = sorted((tmp_path / "tiny").iterdir())
     first = run_cli(*dirs, "--out", tmp_path / "one")
-    plot_pareto.report(plot_pareto.Config(runs=tuple(map(str, reversed(dirs))), out=tmp_path / "two"))
+    plot_pareto.report(plot_pareto.ReportConfig(runs=tuple(map(str, reversed(dirs))), out=tmp_path / "two"))
     assert first.returncode == 0, first.stderr
     for name in ("table.md", "table.csv", "table.tex", "verdict.md", "verdict.json", "pareto.svg", "pareto.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
@@ -472,15 +472,15 @@ def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
 
 def test_no_complete_run_still_reports(tmp_path):
     make_run(tmp_path, "vanilla", 0, 0.8, 0.5, complete=False)
-    out, verdicts, _ = plot_pareto.report(plot_pareto.Config(runs=(str(tmp_path),)))
-    assert {v.status for v in verdicts} == {"undecided"} and "incomplete" in (out / "report.md").read_text()
+    out, decided, _ = plot_pareto.report(plot_pareto.ReportConfig(runs=(str(tmp_path),)))
+    assert {v.status for v in decided} == {"undecided"} and "incomplete" in (out / "report.md").read_text()
 
 
 def test_relative_and_absolute_paths_mix_and_odd_samples_are_passed_over(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     here, there = (make_run(tmp_path / name, "vanilla", seed, 0.8, 0.5) for seed, name in enumerate("ab"))
     (here / "rollouts.jsonl").write_text('{"step": "x"}\n{"step": 1, "split": ["a"]}\nnull\n')
-    out, _, _ = plot_pareto.report(plot_pareto.Config(runs=("a", str(there))))
+    out, _, _ = plot_pareto.report(plot_pareto.ReportConfig(runs=("a", str(there))))
     assert out == tmp_path / "report" and (out / "report.md").exists()
 
 
@@ -490,7 +490,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
     torn = make_run(tmp_path / "torn", "vanilla", 0, 0.8, 0.5)
     (torn / "evals.tsv").write_text((torn / "evals.tsv").read_text().rstrip("\n").rpartition("\t")[0] + "\n")
     percent = make_run(tmp_path / "percent", "vanilla", 0, 0.8, 0.5, curve=[(200, 80, 0.5)])
-    text = make_run(tmp_path / "text", "vanilla", 0, 0.8, 0.5, curve=[(200, 0.8, "0.5x")])
+    word = make_run(tmp_path / "text", "vanilla", 0, 0.8, 0.5, curve=[(200, 0.8, "0.5x")])
     seed = make_run(tmp_path / "seed", "vanilla", 0, 0.8, 0.5)
     (seed / "config.json").write_text('{"arm": "vanilla", "seed": "abc"}')
     for args, said in (
@@ -498,11 +498,11 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
         ([tmp_path / "nowhere", torn], "does not exist"),
         ([torn], "evals.tsv line 10 is torn (9 cells under 10 columns)"),
         ([percent], "hack = 80: rates are fractions"),
-        ([text], "pass is '0.5x'"),
+        ([word], "pass is '0.5x'"),
         ([seed], "does not say its arm and seed"),
     ):
-        with pytest.raises(errors.ReportError) as error:
-            plot_pareto.report(plot_pareto.Config(runs=tuple(map(str, args)), out=tmp_path / "out"))
+        with pytest.raises(ReportError) as error:
+            plot_pareto.report(plot_pareto.ReportConfig(runs=tuple(map(str, args)), out=tmp_path / "out"))
         assert said in str(error.value) and "\n" not in str(error.value)
     done = run_cli(torn, "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -512,19 +512,23 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
 
 def test_a_model_that_passes_nothing_is_said_to_have_nothing_to_lose(tmp_path):
     low = {"vanilla": 0.9, "projected": 0.1, "rebound_zscore": 0.5}
-    verdicts = study(tmp_path, **{arm: [(h, 0.0), (h - 0.02, 0.01), (h + 0.01, 0.0)] for arm, h in low.items()})
-    assert verdicts["H1"].status == "supported"
-    assert "no drop of 10 pp was possible" in verdicts["H1"].text and "90.0% to 90.0%" in verdicts["H1"].text
-    assert "rebound-zscore passes 0.3%" in verdicts["H3"].text
+    v = study(tmp_path, **{arm: [(h, 0.0), (h - 0.02, 0.01), (h + 0.01, 0.0)] for arm, h in low.items()})
+    assert v["H1"].status == "supported"
+    assert "no drop of 10 pp was possible" in v["H1"].text and "90.0% to 90.0%" in v["H1"].text
+    assert "rebound-zscore passes 0.3%" in v["H3"].text
 
 
 def test_a_refused_write_keeps_the_earlier_report(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
-    out = plot_pareto.report(plot_pareto.Config([str(tmp_path)]))[0]
+    out = plot_pareto.report(plot_pareto.ReportConfig([str(tmp_path)]))[0]
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     make_arm(tmp_path, "projected", VANILLA)
-    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); import plot_pareto as P"
-    done = subprocess.run([sys.executable, "-c", f"{limit}; sys.exit(P.main())", str(tmp_path)],
-                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    code = """if True:
+        import resource
+        import plot_pareto
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        plot_pareto.run_main(plot_pareto.main)
+    """
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 2 and "File too large" in done.stderr and len(done.stderr.splitlines()) == 1
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before

