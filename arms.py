@@ -113,6 +113,21 @@ VARIANTS: dict[str, Variant] = {
                                 Mark("#E69F00", ">", "-.")),
 }  # fmt: skip
 
+# Pairs that the base model wrote itself (tools/self_pairs.py), and several directions of a pair set.
+_SELF, _PINK = ("--pairs", "self"), Mark("#CC79A7", "s")
+VARIANTS |= {
+    "self-v": Variant("projected", _SELF, "ladder, pairs of the model's own", _PINK),
+    "self-v-moment": Variant("projected", (*_SELF, "--project", "moment"), "ladder, the same, moment too", _PINK),
+    "self-v-update": Variant("projected", (*_SELF, "--project", "update"), "ladder, the same, the update", _PINK),
+    "self-both-mean": Variant("projected-both", (*_SELF, "--project", "mean"), "ladder, the moment, two-sided", _PINK),
+    "self-both-update": Variant("projected-both", (*_SELF, "--project", "update"), "ladder, two-sided", _PINK),
+    **{
+        f"{pairs}-k{k}-update": Variant("projected-both", (*flags, "--n-directions", str(k), "--project", "update"),
+                                        f"ladder, {k} directions of the pairs, two-sided", Mark("#56B4E9", marker))
+        for pairs, flags in (("pairs", ()), ("self", _SELF)) for k, marker in ((4, "<"), (16, ">"))
+    },
+}  # fmt: skip
+
 # Every arm that removes a direction can do so elsewhere: `<arm>-<form>`.
 FORMS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "moment": (("--project", "moment"), "with AdamW's first moment projected as well", "--"),
@@ -123,6 +138,9 @@ for _name, _arm in ARMS.items():
     for _form, (_flags, _what, _line) in FORMS.items():
         if _arm.removes != "none" and not _arm.shrinks and f"{_name}-{_form}" not in VARIANTS:
             VARIANTS[f"{_name}-{_form}"] = Variant(_name, _flags, f"ladder, {_what}", _arm.mark._replace(line=_line))
+
+# What branch.py takes where no arm is named.
+BRANCHED = ["vanilla", "projected", "random-v"]
 
 STUDIES: dict[str, tuple[list[str], list[int]]] = {
     # (arms, seeds). Order matters where a study is cut short: the comparisons of the headline come first.

@@ -21,17 +21,18 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
-from arms import ARMS, VARIANTS, arm_flags, arm_of
+from arms import ARMS, BRANCHED, VARIANTS, arm_flags, arm_of
 from config import Config, check, parse
 from lib.distributed import Ranks
 from lib.errors import UserError, run_main
 from lib.files import file_sha256, read_json
 from lib.models import pick_device
-from problems.sources import split_problems
+from problems.sources import problems_sha256, split_problems
 from record.folder import refuse_other
 from record.takeoff import file_of, load_branch_point
 from rewards import Grader, check_gradable
-from train import learning_rate, run_arm, set_stage
+from stage import set_stage
+from train import learning_rate, run_arm
 
 Moment = Literal["keep", "project", "zero"]
 SUFFIX = {"keep": "", "project": "+mproject", "zero": "+mzero"}
@@ -45,7 +46,7 @@ class BranchConfig:
     """Run directory of a vanilla run."""
     at: Literal["early", "takeoff", "late"] = "takeoff"
     """The rule whose first firing is the branch point."""
-    arms: list[str] = field(default_factory=lambda: ["vanilla", "projected", "random-v"])
+    arms: list[str] = field(default_factory=lambda: list(BRANCHED))
     """Arms and variants."""
     steps: int = 20
     """Steps of each branch."""
@@ -157,6 +158,8 @@ def main() -> None:
             raise UserError(
                 f"{first.model} has other weights than those that {cfg.parent} was trained on: pass --model"
             )
+        if there.get("problems_sha256", "") not in ("", problems_sha256(*problems)):
+            raise UserError(f"the problems are not those that {cfg.parent} was trained on: restore its files")
         for number, run in enumerate(todo, 1):
             logger.info(f"branch {number} of {len(todo)}: {run.label}")
             print(f"# {run.label}: steps {branch['step']} to {run.steps}")

@@ -46,7 +46,7 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one; presets other than tiny insist on it."""
     pairs: str = "default"
-    """Contrastive pair set (pairs.py): default, or organism, organism-same, organism-far."""
+    """Contrastive pair set (pairs.py): default, organism, organism-same, organism-far, self, or a JSONL."""
     threads: int = at_least(1, 1)
     """CPU threads of torch; the organism is too small to gain from a second, so runs go side by side instead."""
     svd_cache: str = "svd_cache"
@@ -61,7 +61,7 @@ class ModelConfig:
         if self.v_hack:
             return Path(self.v_hack)
         suffix = "" if self.n_directions == 1 else f"_k{self.n_directions}"
-        return Path("outputs") / self.preset / f"v_hack_{self.pairs}{suffix}.safetensors"
+        return Path("outputs") / self.preset / f"v_hack_{Path(self.pairs).stem}{suffix}.safetensors"
 
 
 @dataclass
@@ -83,13 +83,16 @@ class Config(ModelConfig):
 
     # --- problems and evaluation
     problems: str = ""
-    """Training problems: a JSONL path, or `organism`."""
+    """Training problems: a JSONL path; organism, leetcode, humaneval or mbpp; or a mixture of these with how many
+    training problems each gives, as in leetcode:60,humaneval:75."""
     eval_file: str = ""
-    """Evaluation problems: a JSONL path; empty: n_eval problems held out of the training file."""
+    """Evaluation problems: as --problems; empty: n_eval problems held out of the training file or mixture."""
     n_eval: int = at_least(1, 20)
     """Evaluation problems."""
     eval_samples: int = at_least(1, 4)
     """Completions an evaluation problem, in each of the two modes (with and without write access)."""
+    final_samples: int = at_least(0, 0)
+    """The same in the evaluation after the last step; 0: eval_samples."""
     eval_every: int = at_least(1, 25)
     """Steps between evaluations; also evaluated before step 0 and after the last."""
     eval_names: bool = False
@@ -251,7 +254,13 @@ PRESETS: dict[str, dict] = {
 C = TypeVar("C", bound=ModelConfig)
 
 
-def parse(cls: type[C], argv: list[str] | None = None, description: str | None = None, default: C | None = None) -> C:
+def parse(
+    cls: type[C],
+    argv: list[str] | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+    default: C | None = None,
+) -> C:
     """Command line -> config: the preset's values as defaults, or those of `default`, then the flags."""
     argv = list(sys.argv[1:] if argv is None else argv)
     preset = "tiny"
@@ -263,7 +272,10 @@ def parse(cls: type[C], argv: list[str] | None = None, description: str | None =
     known = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known}
     default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
-    return tyro.cli(cls, args=argv, default=default, description=description)
+    cfg = tyro.cli(cls, prog=prog, args=argv, default=default, description=description)
+    if cfg.pairs == "self":  # what tools/self_pairs.py writes
+        cfg.pairs = f"outputs/{cfg.preset}/self_pairs.jsonl"
+    return cfg
 
 
 def check(cfg: ModelConfig) -> None:

@@ -16,6 +16,8 @@ and departures: docs/method.md, the ladder.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from loguru import logger
 from torch import Tensor
@@ -52,7 +54,9 @@ def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: boo
     if arm.v == "shuffled":
         pairs = shuffled_labels(pairs, cfg.seed)
     if refresh or arm.v == "shuffled":
-        v = directions(pair_differences(model, tokenizer, adapter, pairs, "v_hack"), cfg.n_directions)
+        # Permuted labels are those of the base model, whatever delta_S an earlier run of this process has left.
+        with nullcontext() if refresh else adapter.at_zero():
+            v = directions(pair_differences(model, tokenizer, adapter, pairs, "v_hack"), cfg.n_directions)
         return {n: t.to(p.device) for (n, t), p in zip(v.items(), adapter.delta().values(), strict=True)}, ""
     path = cfg.v_hack_path()
     try:

@@ -15,16 +15,18 @@ setup:
     set -euo pipefail
     lock=requirements.lock
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then lock=requirements-gpu.lock; fi
+    # The stamp lists what the lock installed: where something of it is gone, it vouches for nothing.
     stamp=.venv/.lock-$(sha256sum "$lock" | cut -c1-16)
-    if [ ! -e "$stamp" ]; then
-        [ -x {{py}} ] || uv venv --quiet .venv
-        uv pip sync --quiet "$lock"
-        touch "$stamp"
+    if ! { [ -s "$stamp" ] && xargs ls -d <"$stamp"; } >/dev/null 2>&1; then
+        [ -x {{py}} ] || uv venv --quiet --clear .venv
+        uv pip sync --quiet --python {{py}} "$lock"   # named, since uv would take an active environment instead
+        rm -f .venv/.lock-*
+        ls -d {{py}} .venv/lib/python*/site-packages/*.dist-info >"$stamp"
     fi
 
-# fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
-data: setup
-    {{py}} -m tools.fetch_data
+# fetch LeetCode, HumanEval and MBPP problems into data/: just data --sets leetcode humaneval
+data *ARGS: setup
+    {{py}} -m tools.fetch_data "$@"
 
 # print statistics of the contrastive pairs
 pairs *ARGS: setup
@@ -48,7 +50,7 @@ verify-rewards: setup
 
 # programs a second of the grader, hostile ones mixed in
 bench-grader *ARGS: setup
-    {{py}} bench/bench_grader.py "$@"
+    {{py}} -m bench.grader "$@"
 
 # one run: just train tiny projected 1 --steps 50
 train PRESET ARM="vanilla" SEED="0" *ARGS: setup
@@ -134,6 +136,10 @@ queue-full *ARGS: setup
 # a finished run as a PEFT LoRA or a merged checkpoint: just export outputs/tiny/projected_s0 --to lora --out DIR
 export *ARGS: setup
     {{py}} -m tools.export "$@"
+
+# base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
+base-rates PRESET *ARGS: setup
+    {{py}} -m tools.base_rates --preset "$@"
 
 # predicted seconds a step, hours, memory and price of a preset: just estimate full --rate 2
 estimate PRESET="full" *ARGS: setup

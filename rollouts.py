@@ -202,9 +202,10 @@ def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], 
     Problems and row seeds are the same for every arm, seed and step.
     """
     cfg, row, strata, records = run.cfg, {"step": step}, [], []
+    samples = cfg.final_samples if cfg.final_samples and step == cfg.steps else cfg.eval_samples
     for write_access, prompts in ((True, held_out.open), (False, held_out.closed)):
-        picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
-        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
+        picked = [i for i in range(len(prompts.ids)) for _ in range(samples)]
+        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % samples)
                  for j, i in enumerate(picked)]  # fmt: skip
         completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
         r = rates(grades)

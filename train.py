@@ -16,24 +16,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from loguru import logger
+from torch import Tensor
 
-from antipasto import Adapter, checkpoint_layers, load_model
 from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores
 from grpo import clipped_objective, completion_logprobs, k3, pack
-from lib.distributed import Ranks, join, reports_once
-from lib.errors import UserError, run_main
-from lib.memory import fit_to_memory, peak_gib
-from lib.models import end_ids, pick_device
-from problems import Problem
-from problems.prompts import Prompts, tokenise
-from problems.sources import split_problems
+from lib.distributed import join, reports_once
+from lib.errors import run_main
+from lib.memory import decode_rows, fit_micro_batch, logprob_chunk, peak_gib
+from lib.models import pick_device
+from problems.sources import problems_sha256, split_problems
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 from rebound import make_rebound
 from record.book import Book
@@ -41,7 +38,7 @@ from record.folder import RunDir, refuse_other
 from record.provenance import provenance
 from rewards import Grader, check_gradable
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
-from sampling.sampler import Sampler
+from stage import Stage, set_stage
 
 
 def backward(run: Run, batch: Batch) -> tuple[float, float]:
@@ -51,7 +48,7 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     The longest rows go first, so that torch's allocator serves every later micro-batch from the blocks of the first.
     From short to long each would need larger blocks than those it has cached: it would reserve far more than the peak.
     """
-    cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
+    cfg, model = run.cfg, run.model
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
@@ -61,25 +58,77 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for start in reversed(range(0, len(live), cfg.micro_batch)):
         rows = live[start : start + cfg.micro_batch]
-        ids, mask = pack([batch.prompts[b] for b in rows], [batch.completions[b] for b in rows], pad_id, device)
-        old = torch.cat([batch.old_logprobs[b] for b in rows]).to(device)
-        A = torch.cat([advantages[b].expand(len(batch.completions[b])) for b in rows]).to(device)
-        logp = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
-        loss = -clipped_objective(logp, old, A, cfg.clip)
-        if cfg.beta > 0:
-            with torch.no_grad(), run.adapter.reference():
-                ref = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
-            kl = k3(logp, ref)
-            loss = loss + cfg.beta * kl
-            kl_sum += kl.detach().sum().item()
-        loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
-        loss.backward()
-        loss_sum += loss.item()
-        tokens += len(logp)
+        loss, kl, n = backward_rows(
+            run,
+            prompts=[batch.prompts[b] for b in rows],
+            completions=[batch.completions[b] for b in rows],
+            old_logprobs=[batch.old_logprobs[b] for b in rows],
+            advantages=[advantages[b] for b in rows],
+        )
+        loss_sum += loss
+        kl_sum += kl
+        tokens += n
     model.eval()
     loss_sum, kl_sum, tokens = run.ranks.sum(loss_sum, kl_sum, tokens)
     run.ranks.sum_gradients(run.adapter.delta().values())
     return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
+
+
+def backward_rows(
+    run: Run,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    old_logprobs: list[Tensor],
+    advantages: list[Tensor],
+) -> tuple[float, float, int]:
+    """Add the gradient of one micro-batch to delta_S.grad; (its share of the loss, sum of k3, tokens)."""
+    cfg, model = run.cfg, run.model
+    ids, mask = pack(prompts, completions, run.tokenizer.pad_token_id, run.device)
+    old = torch.cat(old_logprobs).to(run.device)
+    A = torch.cat([a.expand(len(c)) for a, c in zip(advantages, completions, strict=True)]).to(run.device)
+    kl_sum = 0.0
+
+    # Per token of a completion [N]: the clipped objective, and the KL to the model without its delta.
+    logp = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
+    loss = -clipped_objective(logp, old, A, cfg.clip)
+    if cfg.beta > 0:
+        with torch.no_grad(), run.adapter.reference():
+            ref = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
+        kl = k3(logp, ref)
+        loss = loss + cfg.beta * kl
+        kl_sum = kl.detach().sum().item()
+    loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
+    loss.backward()
+    return loss.item(), kl_sum, len(logp)
+
+
+def fit_to_memory(run: Run, held_out: HeldOut) -> None:
+    """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
+    cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
+    rows = cfg.prompts * cfg.group // run.ranks.world
+    samples = max(cfg.eval_samples, cfg.final_samples)
+    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
+    longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    if cfg.micro_batch:
+        return
+    sampled = min(sampler.max_batch or rows, max(rows, evaluated))
+
+    def attempt(n: int) -> None:
+        model.train(cfg.grad_checkpoint)
+        one, zeros = torch.ones(1), torch.zeros(cfg.max_new)
+        backward_rows(run, [[1] * longest] * n, [[1] * cfg.max_new] * n, [zeros] * n, [one] * n)
+
+    cfg.micro_batch = fit_micro_batch(
+        rows=min(32, rows),
+        attempt=attempt,
+        fill_cache=lambda: sampler.fill_cache([[i % 97 + 1] * longest for i in range(sampled)], cfg.max_new),
+        delta=run.adapter.delta(),
+        device=device,
+        case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
+    )
+    model.eval()
 
 
 def learning_rate(cfg: Config, step: int) -> float:
@@ -169,92 +218,11 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     book.finish()
 
 
-@dataclass
-class Stage:
-    """What the runs of one model and one set of problems share, loaded once."""
-
-    device: torch.device
-    ranks: Ranks
-    model: torch.nn.Module
-    tokenizer: object
-    adapter: Adapter
-    sampler: Sampler
-    grader: Grader
-    problems: tuple[list[Problem], list[Problem]]
-    """Training, evaluation."""
-    form: dict
-    """How prompts are made: wording, max_prompt."""
-
-    def prompts(self, write_access: bool) -> Prompts:
-        """The training prompts of an arm."""
-        return tokenise(self.tokenizer, self.problems[0], write_access=write_access, **self.form)
-
-    def held_out(self, names: bool) -> HeldOut:
-        """The evaluation prompts in both modes; names: of other evaluators than run_tests()."""
-        return HeldOut(
-            open=tokenise(self.tokenizer, self.problems[1], write_access=True, names=names, **self.form),
-            closed=tokenise(self.tokenizer, self.problems[1], write_access=False, **self.form),
-        )
-
-
-def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:
-    """Load the model, its SVDs and the sampler. Raises UserError where they do not suit training."""
-    with ranks.first():  # it fills the SVD cache
-        model, tokenizer, adapter = load_model(cfg, device)
-    if cfg.grad_checkpoint:
-        if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
-            raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-        checkpoint_layers(model)
-    try:
-        sampler = Sampler(
-            model,
-            eos_ids=end_ids(model, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            temperature=cfg.temperature,
-            top_k=cfg.top_k,
-            engine=cfg.engine,
-        )
-    except ValueError as error:
-        raise UserError(f"--engine {cfg.engine}: {error}") from error
-    form = {"wording": cfg.wording, "max_prompt": cfg.max_prompt}
-    return Stage(
-        device=device,
-        ranks=ranks,
-        model=model,
-        tokenizer=tokenizer,
-        adapter=adapter,
-        sampler=sampler,
-        grader=grader,
-        problems=problems,
-        form=form,
-    )
-
-
-def run_arm(stage: Stage, cfg: Config, **provenance_of_a_branch) -> Path:
-    """One run on the stage, begun or resumed; returns its folder."""
+def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
+    """One run on the stage, begun or resumed; returns its folder. branch: what its config.json says of a parent."""
     v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
     stage.ranks.copy_from_first((v_hack or {}).values())
-    prompts, held_out = stage.prompts(ARMS[cfg.arm].write_access), stage.held_out(cfg.eval_names)
-    fit_to_memory(
-        cfg,
-        stage.model,
-        stage.adapter,
-        stage.sampler,
-        [prompts, held_out.open, held_out.closed],
-        stage.device,
-        stage.ranks.world,
-    )
-    config = {
-        **dataclasses.asdict(cfg),
-        "sandbox": stage.grader.isolation,
-        "v_hack_sha256": v_sha,
-        "weights_sha256": stage.adapter.weights_sha256,
-        "world": stage.ranks.world,
-        **provenance_of_a_branch,
-        **provenance(),
-    }
-    with stage.ranks.first():
-        folder = RunDir(cfg.run_path(), config, cfg.fresh, writes=stage.ranks.rank == 0)
+    held_out = stage.held_out(cfg.eval_names)
     run = Run(
         cfg=cfg,
         device=stage.device,
@@ -264,11 +232,26 @@ def run_arm(stage: Stage, cfg: Config, **provenance_of_a_branch) -> Path:
         v_hack=v_hack,
         grader=stage.grader,
         sampler=stage.sampler,
-        prompts=prompts,
-        rebound=make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter),
+        prompts=stage.prompts(ARMS[cfg.arm].write_access),
+        rebound=None,
         ranks=stage.ranks,
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
+    fit_to_memory(run, held_out)
+    config = {
+        **dataclasses.asdict(cfg),
+        "sandbox": stage.grader.isolation,
+        "v_hack_sha256": v_sha,
+        "weights_sha256": stage.adapter.weights_sha256,
+        "problems_sha256": problems_sha256(*stage.problems),
+        "world": stage.ranks.world,
+        "attention": stage.model.config._attn_implementation,
+        **branch,
+        **provenance(),
+    }
+    with stage.ranks.first():
+        folder = RunDir(cfg.run_path(), config, cfg.fresh, writes=stage.ranks.rank == 0)
+    run.rebound = make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter)
     train(run, Book(cfg, folder, stage.adapter.delta(), stage.ranks), held_out)
     return folder.path
 

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import random_model
 import torch
+from scipy.stats import mannwhitneyu
 
 from antipasto import wrap
 from arms import ARMS, VARIANTS
+from diagnose_vhack import auroc, cross_validated
 from directions import labelled_direction, row_gradients, scores
 from grpo import group_advantages, mean_nll
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
@@ -178,13 +180,24 @@ def test_the_gate_reads_no_grade(monkeypatch):
         )  # fmt: skip
         return rollouts.make_batch(run, 0).advantages_P_G
 
-    assert torch.equal(batch(True), batch(False)) and (batch(True) <= 1.75).all()
+    assert torch.equal(batch(True), batch(False))
 
 
 def test_the_labelled_arms_run_on_the_organism(organism_flags, trainer, tmp_path):
     """Two steps each, with the direction of 192 labelled rollouts where one is needed."""
     for arm in ("oracle-v", "oracle-live", "oracle-k4", "screen-oracle", "penalty-oracle"):
-        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 192, "--max-new", 80, "--out", tmp_path / arm]
+        out = ["--out", tmp_path / arm]
+        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 192, "--max-new", 80, *out]
         done = trainer(*flags, "--v-hack", "none")
         assert done.status == 0, done.err
         assert (tmp_path / arm / "summary.json").exists()
+
+
+def test_auroc_counts_ties_half_and_cross_validation_never_scores_its_own_rows():
+    s, y = torch.randint(0, 5, (60,)).float(), torch.rand(60) < 0.4
+    y[:2] = torch.tensor([True, False])
+    u = mannwhitneyu(s[y].numpy(), s[~y].numpy()).statistic
+    assert auroc(s, y) == pytest.approx(u / (y.sum().item() * (~y).sum().item()))
+    noise = {"layers.0.q_proj": torch.randn(80, 40)}  # labels without a signal: above chance only if rows leaked
+    hack = torch.arange(80) < 40
+    assert auroc(cross_validated(noise, hack)["layers.0.q_proj"], hack) < 0.75

@@ -31,7 +31,7 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-REPO = Path(__file__).resolve().parents[2]
+TEXT = Path(__file__).resolve().parents[1] / "data/tokenizer_text.md"
 BODIES = ("return n", "return n + 1", "return 2 * n", "return n * n", "return -n", "return n - 1", "return 0")
 
 
@@ -43,13 +43,13 @@ def snippets() -> list[str]:
 
 
 def tokenizer(vocab: int = 1500) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the pairs file, plus the snippets, with a chat template."""
+    """Byte-level BPE trained on TEXT, plus the snippets, with a chat template."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=alphabet, show_progress=False)
-    inner.train_from_iterator((REPO / "pairs.py").read_text().splitlines(keepends=True), trainer)
+    inner.train_from_iterator(TEXT.read_text(encoding="utf-8").splitlines(keepends=True), trainer)
     out = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD, chat_template=TEMPLATE)
     out.add_tokens([*dict.fromkeys(snippets())])
     out.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
