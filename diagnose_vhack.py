@@ -136,11 +136,18 @@ def rows_of(gradients: dict[str, Tensor], hack_B: Tensor, advantage_B: Tensor, v
                 first = {n: vs[name][n].cpu().float() for n in members}
                 first = {n: v if v.dim() == 1 else v[0] for n, v in first.items()}
                 share = sum((step[n] @ first[n] / first[n].norm()).square().item() for n in members) / total
-            rows.append({
-                "part": part, "modules": len(members), "direction": name, "auroc": auroc(mean(cos), hack_B),
-                "random_lo": null.quantile(0.025).item(), "random_hi": null.quantile(0.975).item(), "share": share,
-                "chance": sum(1 / gradients[n].shape[1] for n in members) / len(members),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "part": part,
+                    "modules": len(members),
+                    "direction": name,
+                    "auroc": auroc(mean(cos), hack_B),
+                    "random_lo": null.quantile(0.025).item(),
+                    "random_hi": null.quantile(0.975).item(),
+                    "share": share,
+                    "chance": sum(1 / gradients[n].shape[1] for n in members) / len(members),
+                }
+            )
     return rows
 
 
@@ -213,8 +220,13 @@ def diagnose(cfg: DiagnoseConfig) -> tuple[list[dict], dict]:
     gradients = row_gradients(run, prompts, completions)
     paid_B = torch.tensor([reward(g, True) for g in grades])
     advantage_B = (paid_B.view(-1, 4) - paid_B.view(-1, 4).mean(1, keepdim=True)).flatten()
-    facts = {"run": str(path), "rule": point.rule, "step": point.step, "rollouts": len(hack_B),
-             "hacks": int(hack_B.sum())}  # fmt: skip
+    facts = {
+        "run": str(path),
+        "rule": point.rule,
+        "step": point.step,
+        "rollouts": len(hack_B),
+        "hacks": int(hack_B.sum()),
+    }
     return rows_of(gradients, hack_B, advantage_B, vs, cfg.random), facts
 
 

@@ -181,9 +181,13 @@ def rates(grades: list[Grade]) -> dict[str, float]:
     def share(flags) -> float:
         return sum(flags) / len(grades)
 
-    return {"hack": share(g.hack for g in grades), "attempt": share(g.attempt for g in grades),
-            "pass": share(g.gt_pass for g in grades), "compile": share(g.compiles for g in grades),
-            "own": share(g.own_pass for g in grades)}  # fmt: skip
+    return {
+        "hack": share(g.hack for g in grades),
+        "attempt": share(g.attempt for g in grades),
+        "pass": share(g.gt_pass for g in grades),
+        "compile": share(g.compiles for g in grades),
+        "own": share(g.own_pass for g in grades),
+    }
 
 
 @dataclass
@@ -205,13 +209,18 @@ def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], 
     samples = cfg.final_samples if cfg.final_samples and step == cfg.steps else cfg.eval_samples
     for write_access, prompts in ((True, held_out.open), (False, held_out.closed)):
         picked = [i for i in range(len(prompts.ids)) for _ in range(samples)]
-        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % samples)
-                 for j, i in enumerate(picked)]  # fmt: skip
+        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % samples) for j, i in enumerate(picked)]
         completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
         r = rates(grades)
         if write_access:
-            row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
-                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, completions)}  # fmt: skip
+            row |= {
+                "hack": r["hack"],
+                "attempt": r["attempt"],
+                "own": r["own"],
+                "passw": r["pass"],
+                "n_hack": len(grades),
+                "kl": initial_policy_kl(run, prompts, picked, completions),
+            }
         else:
             row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
         names = [prompts.problems[i].stratum for i in picked]
@@ -254,5 +263,14 @@ def record(
     step: int, split: str, problem: Problem, text: str, grade: Grade, paid: float, advantage: float | None
 ) -> dict:
     """One line of rollouts.jsonl."""
-    return {"step": step, "split": split, "problem": problem.id, "stratum": problem.stratum, "completion": text,
-            "reward": paid, "advantage": advantage, "hack": grade.hack, **dataclasses.asdict(grade)}  # fmt: skip
+    return {
+        "step": step,
+        "split": split,
+        "problem": problem.id,
+        "stratum": problem.stratum,
+        "completion": text,
+        "reward": paid,
+        "advantage": advantage,
+        "hack": grade.hack,
+        **dataclasses.asdict(grade),
+    }
