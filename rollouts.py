@@ -164,12 +164,13 @@ class HeldOut:
 def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], list[dict]]:
     """(row of evals.tsv, rows of strata.tsv, completions for rollouts.jsonl), with and without write access.
 
-    Problems and row seeds are the same for every arm, seed and step.
+    Problems are the same for every run; row seeds for every arm and step of a seed, so that the evaluation's sampling
+    error is part of the spread between seeds and leaves differences between arms of a seed.
     """
     cfg, row, strata, records = run.cfg, {"step": step}, [], []
     for write_access, prompts in ((True, held_out.open), (False, held_out.closed)):
         picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
-        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
+        seeds = [row_seed("eval", cfg.seed, write_access, prompts.problems[i].id, j % cfg.eval_samples)
                  for j, i in enumerate(picked)]  # fmt: skip
         completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
         r = rates(grades)
