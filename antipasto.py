@@ -39,14 +39,14 @@ from lib.tensors import save_atomic
 #
 # x [T, d_in], g [T, d_out], D = U diag(delta_S) Vh:
 #
-#     bf16  forward     y  = [x, (x Vh^T) * delta_S] [W | U]^T + b   exact: summed in fp32, rounded once
+#     bf16  forward     y  = [x, (x Vh^T) * delta_S] [W | U]^T + b   summed in fp32, rounded once
 #           recompute   y' = x M^T + b,   M = bf16(W + D)            one product: only gradients are made of it
 #           backward    dx = g M                                     one product
 #                       d delta_S = diag(U^T G Vh^T),   G = g^T x    one product over the tokens and a small one
 #     fp32  the same with M = W + D in forward too, since fp32 loses nothing of the sum
 #
 # Rounding x W^T to bf16 first would put it on the grid, and a delta of less than half a unit in the last place would
-# round away. Only what a loss or a logprob is made of needs the delta exact: in the layers that gradient checkpointing
+# round away. Only what a loss or a logprob is made of needs all of the delta: in the layers that gradient checkpointing
 # recomputes during backward, and in dx, M's rounding is relative noise of 2^-9 in the gradient.
 
 
@@ -63,7 +63,11 @@ def merged(module: SVDLinear) -> Tensor:
 
 
 def exact(x: Tensor, module: SVDLinear) -> Tensor:
-    """y [..., d_out] with all of the delta in it: summed in fp32, rounded once."""
+    """y [..., d_out], summed in fp32 and rounded once, so that no delta is lost to W x.
+
+    In bf16 delta_S and h delta_S are rounded first, to a relative 2^-9: a change of delta_S by less than 0.2 to 0.4% of
+    itself shows once it has added up.
+    """
     if module.is_zero():
         return F.linear(x, module.weight, module.bias)
     h = F.linear(x, module.Vh)
@@ -192,7 +196,10 @@ class Adapter:
         return {name: module.delta_S for name, module in self.modules.items()}
 
     def grads(self) -> dict[str, Tensor]:
-        """delta_S.grad [r] fp32 of each module. Raises AssertionError naming a module without a finite gradient."""
+        """delta_S.grad [r] fp32 of each module; whether all are finite says project.Projection.finite.
+
+        Raises AssertionError naming a module without a gradient.
+        """
         out = {}
         for name, parameter in self.delta().items():
             assert parameter.grad is not None, f"{name}.delta_S has no gradient: is it in the graph?"

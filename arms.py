@@ -79,12 +79,12 @@ class Variant:
 
 
 ARMS: dict[str, Arm] = {
-    # the preregistered four, with the published form of Rebound
+    # the preregistered four, and Rebound closer to its paper
     "vanilla": Arm("H4, and the baseline of H1", Mark("#000000", "o"), headline=True),
     "projected": Arm("H1", Mark("#0072B2", "s"), removes="hackward", headline=True),
     "projected-nomag": Arm("H1 without rescaling", Mark("#56B4E9", "D", "--"), removes="hackward", keep_norm=False),
     "rebound": Arm("H3", Mark("#E69F00", "^"), pays="penalty", alpha=0.5),
-    "rebound-zscore": Arm("H3 as published", Mark("#D55E00", "v"), pays="zscore", alpha=2.0),
+    "rebound-zscore": Arm("H3 after Wu & Tang", Mark("#D55E00", "v"), pays="zscore", alpha=2.0),
     # controls
     "random-v": Arm("control, does any direction do", Mark("#7F7F7F", "X", "--"), removes="hackward", v="random"),
     "shuffled-v": Arm("control, do the labels matter", Mark("#CC79A7", "P", "--"), removes="hackward", v="shuffled"),
@@ -109,6 +109,8 @@ VARIANTS: dict[str, Variant] = {
                               Mark("#009E73", "p", "-.")),
     "projected-far": Variant("projected", ("--pairs", "organism-far"), "hard case, flavours far from the pairs",
                              Mark("#CC79A7", "h", "-.")),
+    "projected-far-pairs": Variant("projected", ("--pairs", "default-far"), "hard case, pairs without any run_tests()",
+                                   Mark("#CC79A7", "d", "-.")),
     "projected-update": Variant("projected", ("--project", "update"), "variant, AdamW's update projected",
                                 Mark("#E69F00", ">", "-.")),
 }  # fmt: skip

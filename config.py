@@ -46,7 +46,7 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one; presets other than tiny insist on it."""
     pairs: str = "default"
-    """Contrastive pair set (pairs.py): default, organism, organism-same, organism-far, self, or a JSONL."""
+    """Contrastive pair set (pairs.py): default, default-far, organism (-same, -far), self, a JSONL file."""
     threads: int = at_least(1, 1)
     """CPU threads of torch; the organism is too small to gain from a second, so runs go side by side instead."""
     svd_cache: str = "svd_cache"
@@ -71,7 +71,7 @@ class Config(ModelConfig):
     arm: ArmName = "vanilla"
     """The preregistered four: vanilla, projected, projected-nomag (no rescaling to |g|), rebound (reward penalty);
     controls: random-v (random unit vectors), shuffled-v (labels permuted within pairs), reversed (removes cos < 0),
-    rebound-zscore (Rebound as published), no-loophole (write access off)."""
+    rebound-zscore (Rebound after Wu & Tang), no-loophole (write access off)."""
     seed: int = at_least(0, 0, below=1 << 63)
     """Seeds the prompts' order, every sampled token and the random controls."""
     label: str = ""

@@ -2,7 +2,7 @@
 
 Advantage     A_i = R_i - mean_group(R)                        Dr.GRPO (Liu et al. 2025, eq. 4 without 1/std)
               A_i = (R_i - mean_group(R)) / (std_group(R) + eps)   classic (Shao et al. 2024, section 4.1)
-Objective     L = -1/(P G T_max) sum_i sum_t min(rho A, clip(rho, 1 - eps, 1 + eps) A) + beta k3
+Objective     L = -1/(P G T_max) sum_i sum_t (min(rho A, clip(rho, 1 - eps, 1 + eps) A) - beta k3)
               rho = exp(logp - logp_sampling)                  PPO (Schulman et al. 2017, eq. 7)
 KL            k3 = exp(ref - logp) - (ref - logp) - 1 >= 0     (Schulman 2020, "Approximating KL divergence")
 
@@ -43,7 +43,7 @@ def screened_advantages(rewards_P_G: Tensor, kept_P_G: Tensor, classic: bool, fl
 
 
 def k3(logp: Tensor, ref: Tensor) -> Tensor:
-    """Per-token KL estimate [*], >= 0, unbiased under samples of the policy."""
+    """Per-token KL estimate [*], >= 0; unbiased under samples of the full softmax, which top-k samples are not."""
     log_ratio = ref - logp
     return torch.exp(log_ratio) - log_ratio - 1
 

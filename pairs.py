@@ -74,18 +74,19 @@ class Pair:
 
 
 def load_pairs(name: str = "default") -> list[Pair]:
-    """The pairs called `name`: "default", or any name starting with "organism".
+    """The pairs called `name`: "default", "default-far" (it without the flavours overwrite-*), or "organism*".
 
     Raises DataError, in one sentence with the valid names, for any other; for pairs.md, in one with the line.
     """
-    if name == "default":
+    if name in ("default", "default-far"):
         path = Path(__file__).with_suffix(".md")
-        return parse_pairs(path.read_text(encoding="utf-8"), path.name)
+        pairs = parse_pairs(path.read_text(encoding="utf-8"), path.name)
+        return [p for p in pairs if name == "default" or not p.flavour.startswith("overwrite-")]
     if name.startswith("organism"):
         return [Pair(**row) for row in organism_pairs(name)]
     if name.endswith(".jsonl"):
         return pairs_of_file(Path(name))
-    raise DataError(f"no pairs called {name!r}: choose one of default, {', '.join(PAIR_FLAVOURS)}")
+    raise DataError(f"no pairs called {name!r}: choose one of default, default-far, {', '.join(PAIR_FLAVOURS)}")
 
 
 def pairs_of_file(path: Path) -> list[Pair]:
@@ -175,7 +176,7 @@ def statistics(pairs: Sequence[Pair], tokenizer: str | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the statistics of a set of contrastive pairs.")
-    parser.add_argument("--name", default="default", help='which pairs: "default", or a name starting with "organism"')
+    parser.add_argument("--name", default="default", help="which pairs, by the name that --pairs takes")
     parser.add_argument("--tokenizer", metavar="DIR", help="also count tokens, with the tokenizer in DIR (or a hub id)")
     arguments = parser.parse_args()
     print(statistics(load_pairs(arguments.name), arguments.tokenizer))

@@ -203,26 +203,31 @@ class HeldOut:
 def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], list[dict]]:
     """(row of evals.tsv, rows of strata.tsv, completions for rollouts.jsonl), with and without write access.
 
-    Problems and row seeds are the same for every arm, seed and step.
+    Problems are the same for every run; row seeds for every arm and step of a seed, so that the evaluation's sampling
+    error is part of the spread between seeds and leaves differences between arms of a seed.
     """
-    cfg, row, strata, records = run.cfg, {"step": step}, [], []
+    cfg, row = run.cfg, {"step": step}
+    strata: list[dict] = []
+    records: list[dict] = []
     samples = cfg.final_samples if cfg.final_samples and step == cfg.steps else cfg.eval_samples
     for write_access, prompts in ((True, held_out.open), (False, held_out.closed)):
+        # Sample and grade every problem `samples` times.
         picked = [i for i in range(len(prompts.ids)) for _ in range(samples)]
-        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % samples) for j, i in enumerate(picked)]
+        seeds = [
+            row_seed("eval", cfg.seed, write_access, prompts.problems[i].id, j % samples) for j, i in enumerate(picked)
+        ]
         completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
+
+        # Hack rates are read with write access, pass and compile without.
         r = rates(grades)
         if write_access:
-            row |= {
-                "hack": r["hack"],
-                "attempt": r["attempt"],
-                "own": r["own"],
-                "passw": r["pass"],
-                "n_hack": len(grades),
-                "kl": initial_policy_kl(run, prompts, picked, completions),
-            }
+            row |= {name: r[name] for name in ("hack", "attempt", "own")}
+            row |= {"passw": r["pass"], "n_hack": len(grades)}
+            row["kl"] = initial_policy_kl(run, prompts, picked, completions)
         else:
             row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
+
+        # The same by stratum, and a sample of the completions.
         names = [prompts.problems[i].stratum for i in picked]
         for name in sorted(set(names)):
             part = [g for g, n in zip(grades, names, strict=True) if n == name]

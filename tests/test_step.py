@@ -299,6 +299,16 @@ def test_an_evaluation_repeats_its_seeds_and_reads_pass_without_write_access(ste
     assert len({s for _, _, seeds in seen[:2] for s in seeds}) == 2 * 2 * 2
 
 
+def test_the_evaluations_of_two_seeds_share_no_noise_and_those_of_two_arms_share_all(step, monkeypatch):
+    prompts = Prompts([Problem(f"p{i}", (), "", (), "") for i in range(2)], [[1], [2]], ["run_tests"] * 2)
+    seen = []
+    monkeypatch.setattr(rollouts, "sample_and_grade", sampled(seen, lambda j: grade(False, False)))
+    for flags in (("--seed", 0), ("--seed", 1), ("--seed", 0, "--arm", "projected")):
+        rollouts.evaluate(step(*flags, "--micro-batch", 4), rollouts.HeldOut(prompts, prompts), 0)
+    first, other, arm = ([s for _, _, seeds in seen[2 * i : 2 * i + 2] for s in seeds] for i in range(3))
+    assert not set(first) & set(other) and first == arm
+
+
 def test_directions_made_in_a_run_are_of_training_pairs_with_labels_shuffled_by_seed(step, monkeypatch):
     seen = []
 
