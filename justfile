@@ -71,34 +71,9 @@ train-dp N PRESET ARM="vanilla" SEED="0" *ARGS: setup
 report +RUNS: setup
     {{py}} plot_pareto.py "$@"
 
-# the four gates, then the plot: SVD + extraction -> held-out check -> vanilla -> projected (flags as in train.py)
+# the gates, then the plot: grader, extraction, held-out check, vanilla (H4), projected: just full-probe full --seed 41
 full-probe PRESET="full" *ARGS: setup
-    #!/usr/bin/env bash
-    set -euo pipefail
-    preset=${1:-full}; shift $(( $# < 1 ? $# : 1 ))
-    model=(--preset "$preset") run=()   # what extraction must know of, and what only the runs do
-    while (( $# )); do
-        case "$1" in
-            --model|--revision|--dtype|--device|--pairs|--svd-cache|--v-hack|--n-directions|--threads)
-                model+=("$1" "$2"); shift 2 ;;
-            --model=*|--revision=*|--dtype=*|--device=*|--pairs=*|--svd-cache=*|--v-hack=*|--n-directions=*|--threads=*)
-                model+=("$1"); shift ;;
-            --arm|--arm=*|--seed|--seed=*|--out|--out=*|--label|--label=*)
-                echo "full-probe runs vanilla and projected, seed 0, in outputs/$preset: $1 is for just train" >&2; exit 2 ;;
-            *) run+=("$1"); shift ;;
-        esac
-    done
-    stop() { echo "full-probe stopped at gate $1: $2" >&2; exit 1; }
-    {{py}} rewards.py || stop 0 "the grader's own matrix failed, so no rate could be trusted"
-    echo "== gate 1: SVD cache and extraction"
-    {{py}} extract_vhack_grad.py "${model[@]}" || stop 1 "v_hack could not be extracted (the line above says why)"
-    echo "== gate 2: held-out verification"
-    {{py}} verify_vhack_heldout.py "${model[@]}" || stop 2 "v_hack does not generalise to held-out pairs"
-    echo "== gate 3: vanilla"
-    {{py}} train.py "${model[@]}" "${run[@]}" --arm vanilla || stop 3 "vanilla did not finish; run again to resume"
-    echo "== gate 4: projected"
-    {{py}} train.py "${model[@]}" "${run[@]}" --arm projected || stop 4 "projected did not finish; run again to resume"
-    {{py}} plot_pareto.py "outputs/$preset/vanilla_s0" "outputs/$preset/projected_s0" --out "outputs/$preset/report"
+    {{py}} -m tools.full_probe --preset "$@"
 
 # the whole experiment on the shipped organism: extraction, check, vanilla + projected + random-v, report
 probe: setup
