@@ -273,7 +273,7 @@ def parse(
     values = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known}
     default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
     cfg = tyro.cli(cls, prog=prog, args=argv, default=default, description=description)
-    if cfg.pairs == "self":  # what tools/self_pairs.py writes
+    if getattr(cfg, "pairs", "") == "self":  # what tools/self_pairs.py writes
         cfg.pairs = f"outputs/{cfg.preset}/self_pairs.jsonl"
     return cfg
 
