@@ -1,11 +1,10 @@
 """Does v_hack point the same way on pairs it has not seen? Table, histogram, gate, exit status.
 
-Per module cos(d, v) with d the mean gradient difference over the 16 held-out pairs. Beside it the null: the cosine of
+Per module cos(d, v) with d the mean gradient difference over the held-out pairs. Beside it the null: the cosine of
 d with a random unit vector, whose mean absolute value is about sqrt(2 / (pi r)).
 
-    healthy   unimodal, median > 0.3
-    target    mean > 0.2
-    gate      positive in > 50% of modules (exit status 1 below it, unless --override)
+    healthy   median > 0.3, mean > 0.2; preregistered as unimodal too, which heldout.png shows and nothing tests
+    gate      positive in > 50% of modules, which is chance (exit status 1 below it, unless --override)
 
 A pass says that the direction generalises across pairs, no more: on the organism a pair set passed that suppressed
 nothing (docs/RESEARCH_JOURNAL.md).
@@ -30,6 +29,13 @@ from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device
 from pairs import load_pairs
 from project import null_abs_cos, random_directions
+
+# The preregistration's own steps (docs/spec.md, "Risks"); the pairs are frozen, so to mend them is none.
+GATE_FAILED = (
+    "v_hack is not positive in more than half of the modules, so extraction is broken: check (a) that each gradient is "
+    "taken at the module's own input and output, (b) that the pairs differ strongly in some module (heldout.tsv), "
+    "(c) that tokens do not tell hack from clean trivially (`just pairs --tokenizer DIR`); or pass --override"
+)
 
 
 @dataclass
@@ -105,13 +111,15 @@ def write_heldout(result: HeldOutCosines, folder: Path, header: dict[str, str]) 
 
 
 def print_by_kind(result: HeldOutCosines) -> None:
-    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine."""
-    kinds: dict[str, list[float]] = {}
-    for name, c in zip(result.names, result.cos.tolist(), strict=True):
-        kinds.setdefault(name.rpartition(".")[2], []).append(c)
-    print("kind\tn\tmean\tmin\tmax")
-    for kind, values in kinds.items():
-        print(f"{kind}\t{len(values)}\t{sum(values) / len(values):.3f}\t{min(values):.3f}\t{max(values):.3f}")
+    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine, mean |cos| by chance."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for name, r, c in zip(result.names, result.r, result.cos.tolist(), strict=True):
+        kinds.setdefault(name.rpartition(".")[2], []).append((c, null_abs_cos(r)))
+    print("kind\tn\tmean\tmin\tmax\tchance")
+    for kind, rows in kinds.items():
+        cos, chance = ([row[i] for row in rows] for i in range(2))
+        figures = (sum(cos) / len(cos), min(cos), max(cos), sum(chance) / len(chance))
+        print("\t".join([kind, str(len(rows)), *(f"{x:.3f}" for x in figures)]))
 
 
 def main() -> int:
@@ -141,13 +149,13 @@ def main() -> int:
     gate = s["fraction_positive"] > 0.5
     print(
         f"mean {s['mean']:.3f} (target > 0.2)  median {s['median']:.3f} (healthy > 0.3)  "
-        f"positive {100 * s['fraction_positive']:.1f}% (gate > 50%)  null |cos| {s['null_mean_abs']:.3f} "
-        f"(expected {s['null_expected_abs']:.3f})"
+        f"positive {100 * s['fraction_positive']:.1f}% (gate > 50%, which is chance)  "
+        f"null |cos| {s['null_mean_abs']:.3f} (expected {s['null_expected_abs']:.3f})"
     )
     word = "healthy" if gate and healthy else "weak" if gate else "failed"
     print(f"gate {'passed' if gate else 'FAILED'} ({word})  {folder}/heldout.tsv")
     if not gate and not cfg.override:
-        logger.error("v_hack is not positive in more than half of the modules: mend the pairs, or pass --override")
+        logger.error(GATE_FAILED)
         return 1
     return 0
 
