@@ -99,6 +99,7 @@ ARMS: dict[str, Arm] = {
     "oracle-k4": Arm("ladder, four labelled directions", Mark("#009E73", "<"), removes="both", v="oracle", k=4),
     "oracle-k16": Arm("ladder, sixteen labelled directions", Mark("#009E73", ">"), removes="both", v="oracle", k=16),
     "projected-both": Arm("ladder, both signs removed", Mark("#0072B2", "D"), removes="both"),
+    "random-both": Arm("control, random directions, both signs", Mark("#7F7F7F", "D"), removes="both", v="random"),
     "gated": Arm("ladder, rollouts that score hack-ward are not praised", Mark("#56B4E9", "P"), screen="gate"),
     "trusted": Arm("ladder, the update weighted by clean SFT", Mark("#E69F00", "p"), weighs=True),
     "shrunk": Arm("control, the projected step's length", Mark("#7F7F7F", "d"), removes="hackward", shrinks=True),
@@ -127,6 +128,11 @@ VARIANTS |= {
         f"{pairs}-k{k}-update": Variant("projected-both", (*flags, "--n-directions", str(k), "--project", "update"),
                                         f"ladder, {k} directions of the pairs, two-sided", Mark("#56B4E9", marker))
         for pairs, flags in (("pairs", ()), ("self", _SELF)) for k, marker in ((4, "<"), (16, ">"))
+    },
+    **{
+        f"random-k{k}-update": Variant("random-both", ("--n-directions", str(k), "--project", "update"),
+                                       f"control, {k} random directions, two-sided", Mark("#7F7F7F", marker))
+        for k, marker in ((4, "<"), (16, ">"))
     },
 }  # fmt: skip
 
