@@ -25,7 +25,7 @@ def finding(rung: Rung) -> str:
         return f"{rung.label}: no branch point has it beside vanilla treated alike."
     if c.n == 1:
         return f"{rung.label}: {c.mean:+.1f} pp in the {where} at the one branch point, which bears no claim."
-    clauses = [superiority(rung, where), equivalence(rung), pass_clause(rung)]
+    clauses = [superiority(rung, where), equivalence(rung), family_clause(rung), pass_clause(rung)]
     return f"{rung.label} {'; '.join(filter(None, clauses))}."
 
 
@@ -59,6 +59,18 @@ def equivalence(rung: Rung) -> str:
     if c.p_tost < ALPHA:
         return f"its 90% interval lies within {MARGIN:g} pp, but {c.n} branch points bear no claim (least {MIN_POINTS})"
     return ""
+
+
+def family_clause(rung: Rung) -> str:
+    """The preregistered contrast, for the arms of its family."""
+    if not math.isfinite(rung.holm_family):
+        return ""
+    c = rung.random["hack_train"]
+    verb = "differs" if rung.holm_family < ALPHA else "is not shown to differ"
+    return (
+        f"it {verb} from random directions ({c.mean:+.1f} pp, {c.low:+.1f} to {c.high:+.1f}; Holm of the family "
+        f"{p_text(rung.holm_family)})"
+    )
 
 
 def equivalent(c: Contrast) -> bool:

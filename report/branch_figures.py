@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arms import arm_of, table_order
+from arms import table_order
 from report.branch_runs import SUFFIX, WINDOW, Point, column
-from report.branches import MARGIN, MATCHED, Contrast, Rule, Rung, question
+from report.branches import MARGIN, MATCHED, Contrast, Rule, is_control
 from report.figures import WIDTH, save, style_of
 
 # Steps of the parent before the branch that a panel shows.
@@ -131,7 +131,7 @@ def plot_ladder(rule: Rule, out: Path) -> bool:
     fig = Figure(figsize=(WIDTH, 0.27 * (len(rungs) + bool(rule.noise["hack_train"].n)) + 1.1), layout="constrained")
     hack, passed = fig.subplots(1, 2, sharey=True, width_ratios=(1.6, 1))
     for y, r in enumerate(rungs):
-        colour = GREY if is_control(r) else "#0072B2"
+        colour = GREY if is_control(r.arm) else "#0072B2"
         unmatched = r.vanilla["pass"].n > 0 and r.vanilla["pass"].mean < -MATCHED
         draw_interval(hack, r.main, y, colour, TREATMENT_MARK[r.moment], hollow=unmatched, sign=-1)
         draw_interval(passed, r.vanilla["pass"], y, colour, TREATMENT_MARK[r.moment], hollow=unmatched)
@@ -157,12 +157,6 @@ def plot_ladder(rule: Rule, out: Path) -> bool:
     passed.set_xlabel("pass at the end, pp", fontsize=9)
     save(fig, out, f"ladder-{rule.name}")
     return True
-
-
-def is_control(rung: Rung) -> bool:
-    """Whether an arm is a control of drift, shrinkage or labels."""
-    known = arm_of(rung.arm)
-    return question(rung.arm).startswith("control") or (known is not None and known.v in ("random", "shuffled"))
 
 
 def rise_of_vanilla(rule: Rule) -> float:

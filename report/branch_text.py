@@ -6,13 +6,16 @@ import json
 import math
 from dataclasses import asdict
 
+from arms import arm_of
 from report.branch_claims import ALPHA, MIN_POINTS, finding, p_text, positive_controls
 from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
-from report.branches import MARGIN, MATCHED, Contrast, Rule, Rung, question
+from report.branches import FAMILY, HOLDS_AT, MARGIN, MATCHED, Contrast, Rule, Rung, is_control, question
 from report.statistics import clopper_pearson
 from report.tables import markdown_table
 
 MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}
+# Column -> key of Rung.below.
+LADDER_COLUMNS = {"under half of vanilla": "half of vanilla", "below random-v": "random-v", "below shrunk": "shrunk"}
 RULE_TEXT = {
     "early": "attempts >= 10% and strict hacks < 5%",
     "takeoff": "strict hacks >= 10%",
@@ -26,12 +29,13 @@ ADDITION = (
 READING = f"""Unit: a branch point, that is a parent run and a rule; arms are paired within it, draws of directions and
 streams of noise averaged first. *Training hack*: strict hacks among the training rollouts, mean from the sixth step of
 the branch on. D: arm minus vanilla treated alike (the same treatment of AdamW's first moment: kept, `+mproject`
-projected once, `+mzero` zeroed), in pp, with the t interval over branch points; negative is fewer hacks. *Holm*: p
-of that test, corrected over the arms of the table. *Sign flips*: exact p, at least 2/2^n. *Within ±{MARGIN:g}*: p of
-the two one-sided tests of equivalence; "no effect larger than {MARGIN:g} pp" is claimed where it is below
-{ALPHA:.0%} at {MIN_POINTS} branch points or more, and never because another p is large. *Detectable*: the mean D that
-this n and this spread show with power 0.8. *Share*: D as a share of vanilla's rise since the branch. *Paid hacks*:
-strict hacks that a branch sampled in training and was paid for, mean."""
+projected once, `+mzero` zeroed), in pp, with the t interval over branch points; negative is fewer hacks. *Sign flips*:
+exact p, at least 2/2^n. *Holm*: p of the t test, corrected over the arms of the table. *Within ±{MARGIN:g}*: p of the
+two one-sided tests of equivalence; "no effect larger than {MARGIN:g} pp" is claimed where it is below {ALPHA:.0%} at
+{MIN_POINTS} branch points or more, and never because another p is large. *Family*: p of D from random-v, corrected over
+{", ".join(FAMILY)}, the family of docs/spec.md; every other contrast describes. *Detectable*: the mean D that this n
+and this spread show with power 0.8. *Share*: D as a share of vanilla's rise since the branch. *Paid hacks*: strict
+hacks that a branch sampled in training and was paid for, mean."""
 
 
 def report_text(found: Branches, rules: list[Rule], command: str) -> str:
@@ -84,7 +88,8 @@ def rule_section(rule: Rule) -> str:
         parts.append(
             f"### The ladder\n\n![ladder](ladder-{rule.name}.png)\n\n*Fewer strict hacks in training than vanilla "
             "treated alike, and pass at the end, 90% and 95% intervals. Hollow: the mean pass is more than "
-            f"{MATCHED:g} pp below vanilla's, so that the reduction is not at matched pass. Grey: controls.*"
+            f"{MATCHED:g} pp below vanilla's, so that the reduction is not at matched pass. Grey: controls.*\n\n"
+            f"{ladder_table(rule)}"
         )
     if len(rule.moments) > 1:
         parts.append(f"### AdamW's first moment at the branch\n\n{moment_table(rule)}")
@@ -97,7 +102,7 @@ def rule_section(rule: Rule) -> str:
 def training_table(rule: Rule) -> str:
     """A rung a row: D against vanilla and random directions, with every test."""
     header = ["Arm", "why", "n", "paid hacks", "vanilla %", "arm %", "D, pp", "sign flips", "Holm",
-              f"90%, within ±{MARGIN:g}", "D from random-v", "its Holm", "share", "detectable"]  # fmt: skip
+              f"90%, within ±{MARGIN:g}", "D from random-v", "family", "share", "detectable"]  # fmt: skip
     body = []
     for r in rule.rungs:
         c, random = r.main, r.random[r.measure]
@@ -109,7 +114,7 @@ def training_table(rule: Rule) -> str:
             p_cell(r.holm),
             margin_cell(c),
             interval(random),
-            p_cell(r.holm_random),
+            p_cell(r.holm_family),
         ]
         cells += [percent_cell(r.share), number(c.detectable)]
         body.append(cells)
@@ -126,21 +131,36 @@ def training_table(rule: Rule) -> str:
 def end_table(rule: Rule) -> str:
     """A rung a row: hack, pass and compile at the end."""
     header = ["Arm", "n", "hack %", "D hack, pp", "within", "pass %", "D pass, pp", "D compile, pp", "D attempt, pp",
-              "D hack from random-v", "under half of vanilla's"]  # fmt: skip
+              "D hack from random-v"]  # fmt: skip
     body = []
     for r in rule.rungs:
         d = r.vanilla
         body.append([r.label, str(d["hack"].n), number(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
                      number(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
-                     interval(r.random["hack"]), k_of_n(*r.halved)])  # fmt: skip
+                     interval(r.random["hack"])])  # fmt: skip
     if rule.noise["hack"].n:
         d = rule.noise
         body.append(["vanilla, other noise", str(d["hack"].n), "-", interval(d["hack"]), margin_cell(d["hack"]), "-",
-                     *(interval(d[m]) for m in ("pass", "compile", "attempt")), "-", "-"])  # fmt: skip
+                     *(interval(d[m]) for m in ("pass", "compile", "attempt")), "-"])  # fmt: skip
+    note = "Hack and attempt with write access, pass and compile without; intervals are not corrected for their number."
+    return f"{markdown_table(header, body)}\n\n{note}"
+
+
+def ladder_table(rule: Rule) -> str:
+    """A rung a row: at how many branch points it is below half of vanilla and its controls, and whether it holds."""
+    header = ["Rung", "labels", "fewer hacks, pp", *LADDER_COLUMNS, "D pass, pp", "holds"]
+    body = []
+    for r in rule.rungs:
+        known = arm_of(r.arm)
+        labels = "control" if is_control(r.arm) else "yes" if known is not None and known.labelled else "none"
+        fewer = f"{-r.main.mean:+.1f} [{-r.main.high:+.1f}, {-r.main.low:+.1f}]" if r.main.n > 1 else "-"
+        counts = [k_of_n(*r.below[name]) for name in LADDER_COLUMNS.values()]
+        holds = ("yes" if r.holds else "no") if r.label_free else "-"
+        body.append([r.label, labels, fewer, *counts, interval(r.vanilla["pass"]), holds])
     note = (
-        "Hack and attempt with write access, pass and compile without. Under half of vanilla's: branch points at which "
-        f"the arm's hack rate is, at a pass at most {MATCHED:g} pp below vanilla's. Intervals are not corrected for "
-        "their number."
+        "A label-free rung holds where training hacks are under half of vanilla's, below random-v in the same form and "
+        f"below shrunk at {HOLDS_AT:.0%} of the branch points, and the mean pass is at most {MATCHED:g} pp below "
+        "vanilla's (docs/spec.md; all treated alike). Counts with 95% intervals by Clopper-Pearson."
     )
     return f"{markdown_table(header, body)}\n\n{note}"
 
@@ -264,7 +284,13 @@ def rule_figures(rule: Rule) -> dict:
         figures = {k: v for k, v in vars(r).items() if k not in ("vanilla", "random", "levels")}
         d = {"against_vanilla": r.vanilla, "against_random": r.random}
         d = {name: {m: contrast_figures(c) for m, c in side.items()} for name, side in d.items()}
-        figures |= {"measure": r.measure, "levels": r.levels, "finding": finding(r)}
+        figures |= {
+            "measure": r.measure,
+            "label_free": r.label_free,
+            "holds": r.holds,
+            "levels": r.levels,
+            "finding": finding(r),
+        }
         rungs[r.label] = figures | d
     points = [
         {"name": p.name, "parent": p.parent, "seed": p.seed, "step": p.step, "lr": p.lr, "hack": p.hack,

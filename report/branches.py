@@ -2,8 +2,8 @@
 
     D = arm - vanilla treated alike, and arm - random-v treated alike, in percentage points, one a branch point
 
-Mean with t 95% interval, exact sign-flip p, equivalence within +-15 pp (TOST; 90% interval), Holm over the arms of a
-rule, by report/statistics.py; report/branch_claims.py says what may be claimed of them.
+Mean with t 95% interval, exact sign-flip p, equivalence within +-15 pp (TOST; 90% interval), Holm; measures, families
+and what makes a rung hold are those of docs/spec.md. report/branch_claims.py says what may be claimed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from report.statistics import clopper_pearson, holm, min_detectable, paired_t, s
 MARGIN = 15.0
 # A pass rate counts as matched at most this many pp below vanilla's.
 MATCHED = 5.0
+# Arms whose contrast with random directions is one family, a treatment of the moment at a time (docs/spec.md).
+FAMILY = ("projected", "oracle-v", "shuffled-v")
+# Share of the branch points at which a rung has to be under half of vanilla and below its controls, to hold.
+HOLDS_AT = 0.8
 # Vanilla's rise after the branch in pp below which an effect is not expressed as a share of it.
 LEAST_RISE = 5.0
 MEASURES = ("hack_train", *END)
@@ -67,10 +71,12 @@ class Rung:
     """Measure -> arm minus random directions treated alike."""
     share: float
     """The effect on the main measure as a share of vanilla's rise since the branch."""
-    halved: tuple[int, int]
-    """(branch points at which the end hack rate is under half of vanilla's at a matched pass, of how many)."""
+    below: dict[str, tuple[int, int]]
+    """(branch points at which the main measure is below, of how many): half of vanilla's, random-v's, shrunk's."""
     holm: float = math.nan
-    holm_random: float = math.nan
+    """Of the contrast with vanilla, over all arms of the rule."""
+    holm_family: float = math.nan
+    """Of the contrast with random directions, over FAMILY; nan outside of it."""
 
     @property
     def label(self) -> str:
@@ -80,6 +86,18 @@ class Rung:
     def measure(self) -> str:
         """What a claim is made of: training rollouts, but for arms whose training prompts are others."""
         return "hack_train" if (known := arm_of(self.arm)) is None or known.write_access else "hack"
+
+    @property
+    def label_free(self) -> bool:
+        """Whether the arm is a remedy without labels: no oracle, no control, and the loophole is there."""
+        known = arm_of(self.arm)
+        return known is not None and not known.labelled and known.write_access and not is_control(self.arm)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a label-free rung holds: docs/spec.md, the ladder."""
+        enough = all(n and k >= HOLDS_AT * n for k, n in self.below.values())
+        return self.label_free and enough and self.vanilla["pass"].mean >= -MATCHED
 
     @property
     def main(self) -> Contrast:
@@ -163,10 +181,13 @@ def decide_rule(found: Branches, name: str) -> Rule:
     )
     rungs = [make_rung(points, arm, moment) for arm, moment in kinds if arm != "vanilla"]
 
-    # One family a reference: what is asked of the arms of this rule, in their main measure.
-    corrected = zip(holm([r.main.p for r in rungs]), holm([r.random[r.measure].p for r in rungs]), strict=True)
-    for rung, (against_vanilla, against_random) in zip(rungs, corrected, strict=True):
-        rung.holm, rung.holm_random = against_vanilla, against_random
+    # Holm: over all arms for the claims against vanilla, over the family of docs/spec.md against random directions.
+    for rung, p in zip(rungs, holm([r.main.p for r in rungs]), strict=True):
+        rung.holm = p
+    for moment in MOMENTS:
+        family = [r for r in rungs if r.arm in FAMILY and r.moment == moment]
+        for rung, p in zip(family, holm([r.random["hack_train"].p for r in family]), strict=True):
+            rung.holm_family = p
 
     treated = [moment for arm, moment in kinds if arm == "vanilla" and moment != "keep"]
     return Rule(
@@ -195,10 +216,14 @@ def make_rung(points: list[Point], arm: str, moment: str) -> Rung:
         vanilla={m: difference(points, m, arm, "vanilla", moment) for m in MEASURES},
         random={m: Contrast({}) if of_random else difference(points, m, arm, control, moment) for m in MEASURES},
         share=math.nan,
-        halved=(0, 0),
+        below={},
     )
     rung.share = share_of_rise(points, rung)
-    rung.halved = halved(points, rung)
+    rung.below = {
+        "half of vanilla": times_below(points, rung, "vanilla", 0.5),
+        "random-v": times_below(points, rung, control, 1),
+        "shrunk": times_below(points, rung, "shrunk", 1),
+    }
     return rung
 
 
@@ -219,16 +244,11 @@ def share_of_rise(points: list[Point], rung: Rung) -> float:
     return rung.main.mean / rise if rise > LEAST_RISE else math.nan
 
 
-def halved(points: list[Point], rung: Rung) -> tuple[int, int]:
-    """(branch points whose end hack rate is under half of vanilla's and whose pass is matched, of how many)."""
-    hits, n = 0, 0
-    for p in points:
-        if p.name not in rung.vanilla["hack"].differences:
-            continue
-        n += 1
-        under_half = p.value("hack", rung.arm, rung.moment) < p.value("hack", "vanilla", rung.moment) / 2
-        hits += under_half and rung.vanilla["pass"].differences[p.name] >= -MATCHED
-    return hits, n
+def times_below(points: list[Point], rung: Rung, other: str, share: float) -> tuple[int, int]:
+    """(branch points at which the arm's main measure is below a share of another's, treated alike, of how many)."""
+    both = [(p.value(rung.measure, rung.arm, rung.moment), p.value(rung.measure, other, rung.moment)) for p in points]
+    both = [(ours, theirs) for ours, theirs in both if math.isfinite(ours) and math.isfinite(theirs)]
+    return sum(ours < share * theirs for ours, theirs in both), len(both)
 
 
 def vanilla_treated(points: list[Point], moment: str) -> Contrast:
@@ -271,3 +291,9 @@ def question(label: str) -> str:
         return why(label)
     except KeyError:
         return ""
+
+
+def is_control(label: str) -> bool:
+    """Whether an arm is a control of drift, shrinkage, labels or the loophole."""
+    known = arm_of(label)
+    return question(label).startswith("control") or (known is not None and known.v in ("random", "shuffled"))

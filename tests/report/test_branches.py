@@ -131,10 +131,27 @@ def test_the_effect_as_a_share_of_vanillas_rise(tmp_path):
     assert rung(tmp_path, "projected").share == pytest.approx(-6 / rise, rel=1e-4)
 
 
-def test_under_half_of_vanillas_counts_at_a_matched_pass_alone(tmp_path):
-    make_study(tmp_path, {"projected": [0.0] * 3, "oracle-v": [0.0] * 3}, projected={"hack": -40},
-               **{"oracle-v": {"hack": -40, "passed": -6}})  # fmt: skip
-    assert rung(tmp_path, "projected").halved == (3, 3) and rung(tmp_path, "oracle-v").halved == (0, 3)
+def ladder(tmp_path: Path, trained: float, **projected) -> Rung:
+    """The rung projected-moment with this effect, beside its controls, at ten branch points."""
+    effects = {"projected-moment": [trained] * 8 + [0.0] * 2, "random-v-moment": [-1.0] * 10, "shrunk": [-3.0] * 10}
+    make_study(tmp_path, effects, **{"projected-moment": projected})
+    return rung(tmp_path, "projected-moment")
+
+
+def test_a_rung_holds_under_half_of_vanilla_below_its_controls_at_a_matched_pass(tmp_path):
+    r = ladder(tmp_path, -29.0, passed=-4)
+    assert r.below == {"half of vanilla": (8, 10), "random-v": (8, 10), "shrunk": (8, 10)}
+    assert r.holds and "| projected-moment | none |" in report_of(tmp_path)[0]
+
+
+@pytest.mark.parametrize(("trained", "projected"), [(-20.0, {}), (-29.0, {"passed": -6})])
+def test_a_rung_does_not_hold_at_a_smaller_effect_or_a_lower_pass(trained, projected, tmp_path):
+    assert not ladder(tmp_path, trained, **projected).holds
+
+
+def test_an_oracle_or_a_control_is_no_rung_that_could_hold(tmp_path):
+    make_study(tmp_path, {"oracle-v": [-29.0] * 2, "random-v": [-29.0] * 2, "shrunk": [0.0] * 2})
+    assert not rung(tmp_path, "oracle-v").holds and not rung(tmp_path, "random-v").holds
 
 
 def test_exposure_counts_the_strict_hacks_that_were_paid(tmp_path):
@@ -154,13 +171,17 @@ def test_seeds_without_a_branch_point_are_counted(tmp_path):
     assert "4 of 10 (12 to 74%)" in report_of(tmp_path)[0]
 
 
-def test_holm_is_over_the_arms_of_a_rule(tmp_path):
-    make_study(
-        tmp_path, {"projected": SIX, "shuffled-v": [1.0, -1.0, 0.5, 0.2, -0.3, 0.1], "vanilla+noise1": [0.0] * 6}
+def test_holm_is_over_the_arms_of_a_rule_and_over_the_family_of_the_specification(tmp_path):
+    small = [1.0, -1.0, 0.5, 0.2, -0.3, 0.1]
+    make_study(tmp_path, {"projected": SIX, "shuffled-v": small, "reversed": small, "random-v": [0.0] * 6})
+    rungs = {r.label: r for r in decide(tmp_path)[0].rungs}
+    assert rungs["projected"].holm == pytest.approx(4 * rungs["projected"].main.p)
+    assert rungs["projected"].holm_family == pytest.approx(2 * rungs["projected"].random["hack_train"].p)
+    assert math.isnan(rungs["reversed"].holm_family)
+    assert "it differs from random directions (-9.5 pp, -11.5 to -7.5; Holm of the family p < 0.001)" in finding(
+        rungs["projected"]
     )
-    (rule,) = decide(tmp_path)
-    projected, shuffled = rule.rungs
-    assert projected.holm == pytest.approx(2 * projected.main.p) and shuffled.holm == pytest.approx(shuffled.main.p)
+    assert "it is not shown to differ from random directions" in finding(rungs["shuffled-v"])
 
 
 # --- what is claimed ---
@@ -171,7 +192,7 @@ def sentence(differences: list[float], holm: float | None = None) -> str:
     c = contrast({f"p{i}": d for i, d in enumerate(differences)})
     of_vanilla = {"hack_train": c, "pass": Contrast({}), "hack": Contrast({})}
     r = Rung(arm="projected", moment="keep", exposure=9, levels={}, vanilla=of_vanilla, random={}, share=math.nan,
-             halved=(0, 0), holm=c.p if holm is None else holm)  # fmt: skip
+             below={}, holm=c.p if holm is None else holm)  # fmt: skip
     return finding(r)
 
 
