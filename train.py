@@ -251,7 +251,6 @@ def main() -> None:
             folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
         run.rebound = make_rebound(cfg, model, tokenizer, adapter)
         train(run, Book(cfg, folder, adapter.delta(), ranks), held_out)
-    print(f"done: {path}/summary.json")
 
 
 if __name__ == "__main__":
