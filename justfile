@@ -50,7 +50,7 @@ verify-rewards: setup
 
 # programs a second of the grader, hostile ones mixed in
 bench-grader *ARGS: setup
-    {{py}} bench/bench_grader.py "$@"
+    {{py}} -m bench.grader "$@"
 
 # one run: just train tiny projected 1 --steps 50
 train PRESET ARM="vanilla" SEED="0" *ARGS: setup

@@ -31,7 +31,7 @@ def pick_device(device: str, preset: str, threads: int = 1) -> torch.device:
 
 
 def pick_attention(dtype: str, device: torch.device) -> str:
-    """transformers' name of the attention for `dtype` on `device`: flash-attn where it is installed and runs, or sdpa."""
+    """transformers' name of the attention for `dtype` on `device`: flash-attn where it is there and runs, or sdpa."""
     from transformers.utils import is_flash_attn_2_available
 
     half = dtype in ("bfloat16", "float16")

@@ -32,7 +32,7 @@ from lib.tables import read_blocks, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-# Mean completion length as a share of max_new, and prompt tokens: those of bench/bench_step.py.
+# Mean completion length as a share of max_new, and prompt tokens: those of bench/step.py.
 MEAN_LENGTH = 0.44
 BENCH_PROMPT = 512
 
@@ -46,7 +46,7 @@ class EstimateConfig(Config):
     run: str = ""
     """Run directory whose steps.tsv is the measurement."""
     bench: str = str(REPO / "bench/step.tsv")
-    """Measurement of one step, made by bench/bench_step.py."""
+    """Measurement of one step, made by bench/step.py."""
     mean_prompt: int = 512
     """Mean prompt tokens."""
 
@@ -89,7 +89,7 @@ def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
     """
     if not path.exists():
         raise UserError(
-            f"{path} does not exist: run bench/bench_step.py --out {path} on the GPU to be rented, or pass "
+            f"{path} does not exist: run bench/step.py --out {path} on the GPU to be rented, or pass "
             "--run with the directory of a short run"
         )
     runs = read_blocks(path)
@@ -108,7 +108,7 @@ def measured_parts(cfg: EstimateConfig) -> tuple[str, dict[str, pd.Series]]:
         if row["s"] and not row["s"].startswith("failed"):
             parts[row["row"].split("_")[0]] = row
     if missing := {"rollout", "train", "grade"} - parts.keys():
-        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/bench_step.py again")
+        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/step.py again")
     return comment, parts
 
 
@@ -208,7 +208,7 @@ def main() -> None:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of bench_step.py's"
+        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of step.py's"
         raise UserError(f"{what} ({type(error).__name__}: {error}): pass another") from error
     print(estimate_table(cfg, estimate))
 

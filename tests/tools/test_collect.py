@@ -1,5 +1,6 @@
 """collect.py: what a report reads survives, texts are kept for a few completions and samples are spread evenly."""
 
+import gzip
 import json
 import shutil
 
@@ -29,7 +30,8 @@ def test_runs_are_reduced_and_samples_spread(tmp_path, monkeypatch):
     command = ["collect.py", str(tmp_path / "dev"), str(target), "--texts", "2", "--samples", "10"]
     monkeypatch.setattr("sys.argv", command)
     collect.main()
-    kept = [json.loads(line) for line in (target / "vanilla_s0/rollouts.jsonl").read_text().split("\n")[:-1]]
+    packed = (target / "vanilla_s0/rollouts.jsonl.gz").read_bytes()
+    kept = [json.loads(line) for line in gzip.decompress(packed).decode().split("\n")[:-1]]
     assert len(kept) == 80 and sum("completion" in r for r in kept) == 4 and sum(r["hack"] for r in kept) == 40
     text = (target / "samples_vanilla_s0.md").read_text()
     assert [f"text 100 {i}\n" in text for i in range(40)] == [i % 4 == 0 for i in range(40)]

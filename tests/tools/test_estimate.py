@@ -54,14 +54,14 @@ def test_the_price_is_hours_times_the_rate(full):
 def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
     with pytest.raises(UserError, match="--run"):
         from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
-    with pytest.raises(UserError, match="bench_step"):
+    with pytest.raises(UserError, match=r"bench/step\.py"):
         from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
 
 
 @pytest.mark.parametrize(("flags", "says"), [
     (["--eval-every", "0"], "--eval-every 0 is below 1"),
     (["--rate", "-1"], "--rate -1 must be at least 0"),
-    (["--bench", __file__], "is none of bench_step.py's"),
+    (["--bench", __file__], "is none of bench/step.py's"),
 ])  # fmt: skip
 def test_wrong_values_are_one_sentence(flags, says, monkeypatch):
     monkeypatch.setattr("sys.argv", ["estimate.py", "--preset", "full", *flags])
