@@ -189,6 +189,8 @@ class Config(ModelConfig):
     gradient that is not finite never reaches AdamW: that step's update is skipped."""
     max_kl: float = 5.0
     """Tripwire: KL to the initial policy per token that a run may not stay above."""
+    show: str = ""
+    """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)
     """Evaluation completions written to rollouts.jsonl each time."""
 
@@ -205,7 +207,6 @@ _LEETCODE = dict(
     prompts=8,
     steps=200,
     eval_every=25,
-    lr=7e-5,
     beta=1e-3,
     n_eval=119,
     eval_samples=2,
@@ -246,8 +247,10 @@ PRESETS: dict[str, dict] = {
         grad_checkpoint=False,
         grade_timeout=2.0,
     ),
-    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04),
-    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024),
+    # lr: a dated departure (docs/spec.md). 7e-5 is a rate for LoRA matrices, at which delta_S does not move; the
+    # author's own runs of delta_S on Qwen3-4B used 1e-3 to 3e-3. `--lr 7e-5` is the preregistered rate.
+    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04, lr=1e-3),
+    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024, lr=1e-3),
 }
 
 

@@ -108,6 +108,12 @@ organism-study JOBS="2": setup
     {{py}} -m tools.sweep --preset tiny --study organism --submit local --jobs {{JOBS}}
     {{py}} plot_pareto.py outputs/tiny --out outputs/tiny/report
 
+# SWEEPS. First the probe, `just full-probe full --seed 41`: five gates, each before what costs more; it ends with
+# vanilla's hack rate, and only above 30% (H4) with projected beside it. If that stands: `just queue-full`, the ten
+# preregistered runs (vanilla 3, projected 3, projected-nomag 1, rebound 3). If those say something: `just
+# queue-controls`. `just sweep-status` with the same flags says how far each is. A rate at which the policy moves comes
+# before all of it: `just tune full`.
+
 # print the commands of a sweep; with --submit local run them: just sweep --preset dev --study preregistered
 sweep *ARGS: setup
     {{py}} -m tools.sweep "$@"
@@ -116,9 +122,17 @@ sweep *ARGS: setup
 sweep-status *ARGS: setup
     {{py}} -m tools.sweep --status "$@"
 
-# queue the preregistered arms at full scale in pueue
+# the ten preregistered runs in pueue, in the preregistered order, all behind H4's gate: just queue-full --groups gpu0
 queue-full *ARGS: setup
     {{py}} -m tools.sweep --preset full --study preregistered --submit pueue "$@"
+
+# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole), once the ten are worth it
+queue-controls *ARGS: setup
+    {{py}} -m tools.sweep --preset full --study controls --submit pueue "$@"
+
+# vanilla alone at a few rates: the smallest at which the policy moves (docs/method.md): just tune dev --rates 5e-4 1e-3
+tune PRESET *ARGS: setup
+    {{py}} -m tools.tune --preset "$@"
 
 # a finished run as a PEFT LoRA or a merged checkpoint: just export outputs/tiny/projected_s0 --to lora --out DIR
 export *ARGS: setup

@@ -82,6 +82,7 @@ class Batch:
         """Columns of steps.tsv that are known before backward."""
         return {
             "reward": self.rewards_P_G.mean().item(),
+            "rew_sd": self.rewards_P_G.std(correction=0).item(),
             "shaped": self.shaped_P_G.mean().item(),
             **rates(self.grades),
             "flat": 1 - self.live_P.float().mean().item(),

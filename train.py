@@ -273,7 +273,6 @@ def main() -> None:
     workers = ranks.workers(cfg.workers)
     with Grader(workers=workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
         run_arm(set_stage(cfg, device, ranks, grader, problems), cfg)
-    print(f"done: {path}/summary.json")
 
 
 if __name__ == "__main__":
