@@ -116,7 +116,7 @@ class Config(ModelConfig):
     top_k: int = at_least(0, 20)
     """Sampling is truncated to the k likeliest tokens; 0: not."""
     engine: Literal["auto", "graph", "eager", "generate"] = "auto"
-    """Sampling engine (rollout.py)."""
+    """Sampling engine (sampling/sampler.py)."""
 
     # --- optimiser and loss
     lr: float = above(0, 7e-5)
@@ -167,9 +167,13 @@ class Config(ModelConfig):
     """Depth of the layer whose residual Rebound reads, as a share of the layers."""
 
     # --- memory
+    share_prefix: bool = True
+    """Run the prompt of a group through the model once for all of its completions, where the architecture allows it."""
+    micro_tokens: int = at_least(0, 0)
+    """Tokens a forward and backward pass with shared prefixes; 0: the most that the GPU holds, at most 16384, found by
+    a worst case before step 0 (lib/memory.py), which any other value skips."""
     micro_batch: int = at_least(0, 0)
-    """Rows a forward and backward pass; 0: the most that the GPU holds, at most 32, found by a worst case before step 0
-    (preflight.py), which any other value skips."""
+    """Rows a forward and backward pass; 0: with shared prefixes no limit, else found by the worst case, at most 32."""
     logprob_chunk: int = at_least(0, 0)
     """Completion tokens a pass of the language-model head; 0: by the free memory, at most 1024."""
     grad_checkpoint: bool = True

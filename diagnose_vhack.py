@@ -205,6 +205,7 @@ def diagnose(cfg: DiagnoseConfig) -> tuple[list[dict], dict]:
             sampler=stage.sampler,
             prompts=stage.prompts(ARMS["vanilla"].write_access),
             rebound=None,
+            share=stage.share,
         )
         prompts, completions, grades = sampled(run, run.prompts, cfg.rollouts, "diagnose")
     hack_B = torch.tensor([g.hack for g in grades])

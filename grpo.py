@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lib.packing import Packed, pack
+
 
 def group_advantages(
     rewards_P_G: Tensor, classic: bool = False, flat_eps: float = 1e-4, kept_P_G: Tensor | None = None
@@ -54,39 +56,18 @@ def clipped_objective(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: f
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def pack(prompts: list[list[int]], completions: list[list[int]], pad_id: int, device) -> tuple[Tensor, Tensor]:
-    """Right-padded rows prompt + completion: input ids [B, L] and completion mask [B, L] bool.
-
-    Causal attention keeps padding on the right out of every real token's sight and leaves its position id alone, so no
-    attention mask is needed, and attention may take its fastest kernel.
-    """
-    rows = [p + c for p, c in zip(prompts, completions, strict=True)]
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    completion = torch.zeros((len(rows), length), dtype=torch.bool)
-    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        ids[i, : len(row)] = torch.tensor(row)
-        completion[i, len(prompt) : len(row)] = True
-    return ids.to(device), completion.to(device)
-
-
 def _chunk_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float) -> Tensor:
     logits = head(hidden).float() / temperature
     return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
 
-def completion_logprobs(
-    model: nn.Module, ids: Tensor, completion: Tensor, temperature: float = 1.0, chunk: int = 2048
-) -> Tensor:
-    """log p of every completion token, [N] fp32 in row-major order of `completion` [B, L].
+def completion_logprobs(model: nn.Module, packed: Packed, temperature: float = 1.0, chunk: int = 2048) -> Tensor:
+    """log p of every completion token, [N] fp32, of the rows in `packed`.
 
     The head runs on the positions that predict a completion token, `chunk` of them at a time, recomputed in backward:
-    peak memory is chunk x V fp32 instead of B x L x V. Every row's prompt must hold at least one token.
+    peak memory is chunk x V fp32 instead of B x L x V.
     """
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    predicts = completion.roll(-1, dims=1)
-    predicts[:, -1] = False
-    hidden, targets = hidden[predicts], ids[completion]
+    hidden, targets = packed.hidden(model)[packed.predicts], packed.targets
     parts = []
     for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
         if torch.is_grad_enabled():
@@ -98,4 +79,4 @@ def completion_logprobs(
 
 def mean_nll(model: nn.Module, prompt: list[int], completion: list[int], pad_id: int, device) -> Tensor:
     """Mean negative log likelihood of one completion's tokens, scalar fp32 (the loss of the extraction)."""
-    return -completion_logprobs(model, *pack([prompt], [completion], pad_id, device)).mean()
+    return -completion_logprobs(model, pack([prompt], [completion], pad_id, device)).mean()

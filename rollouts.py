@@ -18,8 +18,9 @@ from torch import Tensor
 from antipasto import Adapter
 from arms import ARMS
 from config import Config
-from grpo import completion_logprobs, group_advantages, k3, pack
+from grpo import completion_logprobs, group_advantages, k3
 from lib.distributed import Ranks
+from lib.packing import Passes
 from problems import Problem
 from problems.prompts import Prompts, prompts_of_step
 from rebound import Rebound
@@ -43,6 +44,8 @@ class Run:
     prompts: Prompts
     rebound: Rebound | None
     ranks: Ranks = dataclasses.field(default_factory=Ranks)
+    share: bool = False
+    """Whether the model was prepared for completions that share their prompt."""
     score: Callable[[Run, list, list], Tensor] | None = None
     """Of the gate: (run, prompts, completions) -> [B] scores of rollouts."""
     gate: float = math.inf
@@ -54,6 +57,12 @@ class Run:
     def write_access(self) -> bool:
         """Whether the training prompts name the evaluator."""
         return ARMS[self.cfg.arm].write_access
+
+    @property
+    def passes(self) -> Passes:
+        """How rows go through the model."""
+        cfg = self.cfg
+        return Passes(self.share, self.tokenizer.pad_token_id, self.device, cfg.micro_tokens, cfg.micro_batch)
 
 
 @dataclass
@@ -247,13 +256,12 @@ def initial_policy_kl(
     """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
     cfg, total, tokens = run.cfg, 0.0, 0
     chosen = spread(len(picked), rows)[run.ranks.rank :: run.ranks.world]
-    for start in range(0, len(chosen), cfg.micro_batch):
-        part = chosen[start : start + cfg.micro_batch]
-        rows_ids = [prompts.ids[picked[j]] for j in part], [completions[j] for j in part]
-        packed = pack(*rows_ids, run.tokenizer.pad_token_id, run.device)
-        logp = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+    ids, written = [prompts.ids[picked[j]] for j in chosen], [completions[j] for j in chosen]
+    for part in run.passes.split(ids, written):
+        packed = run.passes.pack([ids[i] for i in part], [written[i] for i in part])
+        logp = completion_logprobs(run.model, packed, cfg.temperature, cfg.logprob_chunk)
         with run.adapter.reference():
-            ref = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+            ref = completion_logprobs(run.model, packed, cfg.temperature, cfg.logprob_chunk)
         total += k3(logp, ref).sum().item()
         tokens += len(logp)
     total, tokens = run.ranks.sum(total, tokens)

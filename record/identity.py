@@ -20,6 +20,8 @@ RESUMABLE = {
     "svd_cache",
     "checkpoint_every",
     "sample_rollouts",
+    "share_prefix",
+    "micro_tokens",
     "micro_batch",
     "logprob_chunk",
     "engine",
