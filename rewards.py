@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from grading.asserts import Test, failure, judge_of, split_test, split_tests
+from grading.asserts import Test, failure, judge_of, split_tests
 from grading.attempts import classify
 from grading.execution import Execution, ExecutionReport
 from grading.pool import Pool, Session
@@ -75,24 +75,13 @@ def reward(grade: Grade, write_access: bool = True) -> float:
     return 0.5 * grade.compiles + 3.0 * (grade.gt_pass or (write_access and grade.own_pass))
 
 
-def check_gradable(*sets: Sequence[Problem]) -> None:
-    """Take the first test of every problem apart, so that a wrong func_name is said now, not hours into a run.
-
-    Raises TestError naming the test; warns where problems of a set share an id.
-    """
-    for problems in sets:
-        for problem in problems:
-            split_test(problem.tests[0], problem.entry)
-        if len(ids := {p.id for p in problems}) < len(problems):
-            logger.warning(f"{len(problems)} problems share {len(ids)} ids")
-
-
 class Grader:
     """Grades batches in a warm sandbox pool; a context manager.
 
     workers: programs run at a time, 0 for one per core. timeout_s: seconds of CPU or sleep that a program may take to
     load, to its first result, or for its own evaluator; grading/jail/README.md says how that extends to all its tests.
-    memory_mb: address space of one program. Raises SandboxError if the isolation cannot be had. Not for several threads at once.
+    memory_mb: address space of one program. Raises SandboxError if the isolation cannot be had. Not for several
+    threads at once.
     """
 
     def __init__(self, workers: int = 0, timeout_s: float = 1.0, memory_mb: int = 1024, isolation: str = "bwrap"):

@@ -25,6 +25,7 @@ from torch import Tensor
 from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores
+from grading.asserts import check_gradable
 from grpo import clipped_objective, completion_logprobs, k3
 from lib.distributed import join, reports_once
 from lib.errors import run_main
@@ -36,7 +37,7 @@ from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
 from record.provenance import provenance
-from rewards import Grader, check_gradable
+from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
