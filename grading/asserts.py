@@ -22,6 +22,7 @@ from grading.execution import CUT, ExecutionReport, Judge
 from grading.jail.protocol import FLOOD, KILLED, STARVED, TIME
 from grading.syntax import root_name
 from lib.errors import TestError
+from problems import Problem
 
 # --- values ---
 
