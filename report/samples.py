@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
+from pathlib import Path
 
 import pandas as pd
 
+from lib.errors import ReportError
 from report.runs import RunRecord
 from report.statistics import ClusteredRate, clustered_rate
 
@@ -16,10 +20,9 @@ def read_samples(run: RunRecord) -> pd.DataFrame:
     Split `eval` where the file has it; else every line that is neither training nor without write access. A torn
     line is passed over: the file is a sample. `flavour` is "other" where the line names none; a hack is an attempt.
     """
-    path = run.path / "rollouts.jsonl"
     lines = []
     # Only a newline ends a line: str.splitlines would also cut at U+2028.
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
+    for text in rollouts_text(run.path).split("\n"):
         try:
             line = json.loads(text)
         except ValueError:
@@ -46,6 +49,22 @@ def read_samples(run: RunRecord) -> pd.DataFrame:
     if samples["problem"].isna().any():
         samples["problem"] = problems_by_place(samples["step"], run.config)
     return samples
+
+
+def rollouts_text(folder: Path) -> str:
+    """rollouts.jsonl of a run, or rollouts.jsonl.gz, which is how docs/results keeps them; "" where it has neither.
+
+    Raises ReportError where the .gz is torn.
+    """
+    plain, packed = folder / "rollouts.jsonl", folder / "rollouts.jsonl.gz"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8", errors="replace")
+    if not packed.is_file():
+        return ""
+    try:
+        return gzip.decompress(packed.read_bytes()).decode(errors="replace")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ReportError(f"{packed} is torn ({error}): delete it, or copy it again") from error
 
 
 def problems_by_place(steps: pd.Series, config: dict) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Scripts are flat files at the repository's root; tests import them from there."""
+"""Fixtures of whole runs, and the paths that tests import from: the root, tests/ and tests/helpers/."""
 
 import json
 import os

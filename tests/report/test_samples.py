@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 
@@ -131,3 +132,31 @@ def test_a_complete_run_with_a_torn_modules_file_is_refused_and_one_without_pass
     (path / "modules.f32").write_bytes((path / "modules.f32").read_bytes()[:-4])
     with pytest.raises(ReportError, match=r"modules\.f32 is torn"):
         modules.read_modules(read_run(path))
+
+
+# --- packed rollouts ---
+
+
+@pytest.fixture
+def run(tmp_path):
+    return read_run(make_run(tmp_path, "vanilla", 0, 0.8, 0.5, flavours={"print": 3, "\u2028": 1}))
+
+
+def test_packed_rollouts_are_read_as_the_plain_ones(run):
+    plain = samples.read_samples(run)
+    path = run.path / "rollouts.jsonl"
+    (run.path / "rollouts.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert len(plain) == 14 and samples.read_samples(run).equals(plain)
+
+
+def test_a_torn_packed_file_is_named(run):
+    (run.path / "rollouts.jsonl").unlink()
+    (run.path / "rollouts.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 1000)[:-9])
+    with pytest.raises(ReportError, match=r"rollouts.jsonl.gz is torn"):
+        samples.read_samples(run)
+
+
+def test_a_run_without_samples_has_none(run):
+    (run.path / "rollouts.jsonl").unlink()
+    assert not len(samples.read_samples(run))
