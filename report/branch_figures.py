@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from arms import table_order
 from report.branch_runs import SUFFIX, WINDOW, Point, column
 from report.branches import MARGIN, MATCHED, Contrast, Rule, is_control
-from report.figures import WIDTH, save, style_of
+from report.drawing import WIDTH, save, style_of
 
 # Steps of the parent before the branch that a panel shows.
 SHOWN_BEFORE = 8

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from arms import arm_of
 from report.branch_claims import ALPHA, MIN_POINTS, finding, p_text, positive_controls
 from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
+from report.branch_statistics import clopper_pearson
 from report.branches import FAMILY, HOLDS_AT, MARGIN, MATCHED, Contrast, Rule, Rung, is_control, question
-from report.statistics import clopper_pearson
 from report.tables import markdown_table
 
 MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from arms import FORMS, arm_of, table_order, why
 from report.branch_runs import END, MOMENTS, SUFFIX, Branches, Point, rules_fired
-from report.statistics import clopper_pearson, holm, min_detectable, paired_t, sign_flip_p, tost
+from report.branch_statistics import clopper_pearson, holm, min_detectable, paired_t, sign_flip_p, tost
 
 # Margin of equivalence in pp.
 MARGIN = 15.0

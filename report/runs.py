@@ -44,6 +44,8 @@ class RunRecord:
     steps: pd.DataFrame
     evals: pd.DataFrame
     notes: tuple[str, ...] = ()
+    stopped: str = ""
+    """The tripwire that ended the run, `pass-collapse at step 57`; empty where none did."""
 
     @property
     def name(self) -> str:
@@ -146,9 +148,9 @@ def read_run(path: Path) -> RunRecord:
     missing = sorted({f"{column} at step {s:g}" for column in rates for s in evals["step"][evals[column].isna()]})
     if missing:
         notes.append(f"NaN in evals.tsv: {', '.join(missing)}")
-    for trip in sorted(path.glob("tripwire-*.json")):
-        rule, _, step = trip.stem.removeprefix("tripwire-").rpartition("-")
-        notes.append(f"tripwire {rule} fired at step {step}")
+    trips = tripwires(path)
+    notes += [f"tripwire {rule} fired at step {step}" for step, rule in trips]
+    ended = trips and not complete and config.get("tripwires", "stop") == "stop"
     return RunRecord(
         path=path,
         arm=arm,
@@ -158,7 +160,18 @@ def read_run(path: Path) -> RunRecord:
         steps=steps,
         evals=evals,
         notes=tuple(notes),
+        stopped=f"{trips[-1][1]} at step {trips[-1][0]}" if ended else "",
     )
+
+
+def tripwires(path: Path) -> list[tuple[int, str]]:
+    """[(step, rule)] of the tripwires that fired in a run, by step, from the names of the batches that they saved."""
+    found = []
+    for trip in path.glob("tripwire-*.json"):
+        rule, _, step = trip.stem.removeprefix("tripwire-").rpartition("-")
+        if step.isdigit():
+            found.append((int(step), rule))
+    return sorted(found)
 
 
 def read_config(path: Path, complete: bool, notes: list[str]) -> dict:
