@@ -36,6 +36,7 @@ from project import applied_update, project_grads
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
+from record.inputs import call_at_end, check_pairs
 from record.provenance import provenance
 from rewards import Grader, check_gradable
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
@@ -199,6 +200,8 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     check(cfg)
+    check_pairs(cfg)
+    call_at_end(cfg.then, cfg.run_path())
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     ranks = join(device, cfg.prompts)
     path = cfg.run_path()
