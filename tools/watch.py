@@ -28,7 +28,7 @@ from rich.text import Text
 
 from lib.errors import UserError, run_main
 from lib.files import read_json
-from report.runs import ASIDE, is_run
+from report.runs import is_run, runs_below
 from tools.sweep.status import hours, is_held
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -158,7 +158,10 @@ class Watched:
 
 
 STATE_STYLES = {"done": "green", "running": "cyan", "tripped": "bold red", "stopped": "yellow"}
+GAP = 2
 HEADER = ("run", "state", "step", "hack", "attempt", "pass", "eval h p", "kl", "s/step", "left", "hack so far")
+# What a narrow terminal shows first.
+IMPORTANT = ("run", "step", "hack", "attempt", "pass", "left", "state", "kl", "hack so far", "s/step", "eval h p")
 
 
 def rate(value: float) -> str:
@@ -184,32 +187,33 @@ class Watch:
 
     def look(self) -> None:
         """Find new runs, forget those that are gone, read what was added."""
-        found = {run for folder in self.folders for run in run_dirs(folder)}
+        found = {run for top in self.folders for run in ([top] if is_run(top) else runs_below(top))}
         self.runs = {path: self.runs.get(path) or Watched(path) for path in sorted(found)}
         for run in self.runs.values():
             run.look()
 
-    def table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-        for name in HEADER:
-            numeric = name not in ("run", "state", "hack so far")
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
-        for run in self.runs.values():
-            table.add_row(*run.cells())
+    def table(self, width: int) -> Table:
+        """A row a run, with the columns that fit `width` characters, whole."""
+        rows = [run.cells() for run in self.runs.values()]
+        names = [run.folder.name for run in self.runs.values()]
+        for row, run in zip(rows, self.runs.values(), strict=True):
+            if names.count(run.folder.name) > 1:
+                row[0] = f"{run.folder.parent.name}/{run.folder.name}"
+        widths = {name: max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(HEADER)}
+        shown, left = [], width
+        for name in IMPORTANT:
+            if shown and widths[name] + GAP > left:
+                break
+            shown.append(name)
+            left -= widths[name] + GAP
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+        kept = [i for i, name in enumerate(HEADER) if name in shown]
+        for i in kept:
+            numeric = HEADER[i] not in ("run", "state", "hack so far")
+            table.add_column(HEADER[i], justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            table.add_row(*(row[i] for i in kept))
         return table
-
-
-def run_dirs(folder: Path) -> Iterator[Path]:
-    """Run directories: `folder` itself, or two levels below it."""
-    if is_run(folder):
-        yield folder
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and not ASIDE.fullmatch(child.name):
-            if is_run(child):
-                yield child
-            else:
-                yield from (p for p in sorted(child.iterdir()) if p.is_dir() and p.name[0] != "." and is_run(p))
 
 
 @contextmanager
@@ -227,7 +231,7 @@ def quit_pressed(seconds: float) -> bool:
     """Whether q is pressed within `seconds`."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        if select.select([sys.stdin], [], [], left)[0] and sys.stdin.read(1) in ("q", "Q", ""):
+        if select.select([sys.stdin], [], [], left)[0] and sys.stdin.read(1) in ("q", "Q", ""):  # "": it was closed
             return True
     return False
 
@@ -241,12 +245,12 @@ def main() -> None:
     console, watch = Console(), Watch(cfg.folders)
     watch.look()
     if cfg.once or not sys.stdin.isatty() or not sys.stdout.isatty():
-        console.print(watch.table())
+        console.print(watch.table(console.width))
         return
-    with single_keys(), Live(watch.table(), console=console, screen=True, auto_refresh=False) as live:
+    with single_keys(), Live(watch.table(console.width), console=console, screen=True, auto_refresh=False) as live:
         while not quit_pressed(cfg.every):
             watch.look()
-            live.update(watch.table(), refresh=True)
+            live.update(watch.table(console.width), refresh=True)
 
 
 if __name__ == "__main__":
