@@ -105,9 +105,6 @@ ARMS: dict[str, Arm] = {
     "shrunk": Arm("control, the projected step's length", Mark("#7F7F7F", "d"), removes="hackward", shrinks=True),
 }  # fmt: skip
 
-# The arm that every other is compared with.
-BASELINE = "vanilla"
-
 VARIANTS: dict[str, Variant] = {
     "projected-same": Variant("projected", ("--pairs", "organism-same"), "easy case, flavours shared with the pairs",
                               Mark("#009E73", "p", "-.")),
@@ -152,28 +149,6 @@ for _name, _arm in ARMS.items():
 
 # What branch.py takes where no arm is named.
 BRANCHED = ["vanilla", "projected", "random-v"]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A named list of runs."""
-
-    seeds: dict[str, tuple[int, ...]]
-    """The seeds of each arm or variant."""
-    h4_gate: bool = False
-    """Arm by arm, and nothing before vanilla's first seed has passed H4; other studies go seed by seed, so that one
-    that is cut short has every comparison."""
-
-
-STUDIES: dict[str, Study] = {
-    "organism": Study(dict.fromkeys(
-        ["vanilla", "projected", "random-v", "projected-same", "projected-far", "reversed", "projected-nomag",
-         "projected-update", "rebound", "rebound-zscore", "shuffled-v", "no-loophole"], (0, 1, 2, 3, 4))),
-    "preregistered": Study({"vanilla": (0, 1, 2), "projected": (0, 1, 2), "projected-nomag": (0,),
-                            "rebound": (0, 1, 2)}, h4_gate=True),
-    "controls": Study(dict.fromkeys(
-        ["rebound-zscore", "random-v", "shuffled-v", "reversed", "no-loophole"], (0, 1, 2))),
-}  # fmt: skip
 
 
 def arm_of(label: str) -> Arm | None:

@@ -103,11 +103,11 @@ class Config(ModelConfig):
     # --- sampling
     steps: int = at_least(1, 200)
     """Optimiser steps."""
-    prompts: int = at_least(1, 8)
+    prompts: int = at_least(1, 8, at_most=4096)
     """P, prompts a step."""
-    group: int = at_least(2, 8)
+    group: int = at_least(2, 8, at_most=4096)
     """G, completions a prompt."""
-    max_new: int = at_least(1, 512)
+    max_new: int = at_least(1, 512, at_most=131072)
     """T_max, tokens a completion at most."""
     max_prompt: int = at_least(1, 2048)
     """Problems with longer prompts (tokens) are dropped, and counted in the log."""
@@ -194,6 +194,9 @@ class Config(ModelConfig):
     gradient that is not finite never reaches AdamW: that step's update is skipped."""
     max_kl: float = 5.0
     """Tripwire: KL to the initial policy per token that a run may not stay above."""
+    then: str = ""
+    """A shell command for when the run has ended, well or not, but not when a signal stopped it: stop the machine, send
+    a mail. It finds the exit status in STATUS and the run directory in OUT."""
     show: str = ""
     """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)

@@ -28,6 +28,7 @@ RESUMABLE = {
     "tripwires",
     "max_kl",
     "show",
+    "then",
     "memory_share",
 }
 # Fields of config.json that say how a run was made, and not what it is.

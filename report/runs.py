@@ -17,6 +17,7 @@ import pandas as pd
 
 from arms import table_order
 from lib.errors import ReportError
+from lib.files import read_json
 from lib.tables import read_table
 
 # Fractions in [0, 1], and every column that must hold a number.
@@ -24,8 +25,9 @@ RATES = ("hack", "attempt", "pass", "compile", "own", "passw")
 NUMERIC = {*RATES, "step", "kl", "cos", "fired", "gnorm", "cos_up", "n_hack", "n_pass"}
 NO_NUMBER = ("", "-", "na", "n/a", "none", "null", "nan")
 
-# A folder with one of these is a run; so is an empty one by the name of a run that has just begun.
-RUN_MARKS = ("config.json", "steps.tsv", "evals.tsv")
+# A folder with one of these is a run, or with a run's config.json; so is an empty one by the name of a run that has
+# just begun.
+RUN_TABLES = ("steps.tsv", "evals.tsv")
 RUN_NAME = re.compile(r"(?P<arm>.+)_s(?P<seed>\d+)")
 
 # A run that train.py --fresh moved aside.
@@ -95,8 +97,13 @@ def find_run_dirs(paths: list[Path]) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
-    just_begun = RUN_NAME.fullmatch(path.name) and not any(p.is_dir() for p in path.iterdir())
-    return any((path / name).is_file() for name in RUN_MARKS) or bool(just_begun)
+    if any((path / name).is_file() for name in RUN_TABLES):
+        return True
+    if (path / "config.json").is_file():
+        # So has a model, and an export; a run's names its arm, or is torn.
+        config = read_json(path / "config.json")
+        return "arm" in config or (not config and bool(RUN_NAME.fullmatch(path.name)))
+    return bool(RUN_NAME.fullmatch(path.name)) and not any(p.is_dir() for p in path.iterdir())
 
 
 def runs_below(path: Path, depth: int = 4) -> list[Path]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import tyro
 
 from lib.errors import UserError, run_main
+from lib.files import REPO
 from tools.sweep.local import INTERRUPTING, run_local
 from tools.sweep.plan import plan
 from tools.sweep.pueue import pueue_script, submit_pueue
@@ -55,7 +56,7 @@ def main() -> int:
         submit_slurm(tasks, cfg.slurm)
     else:
         for task in tasks:
-            print(("# done: " if task.done else "") + shlex.join(["python", *task.command[1:]]))
+            print(("# done: " if task.done else "") + shlex.join(task.command).replace(f"{REPO}/.venv/", ".venv/"))
     return 0
 
 

@@ -11,10 +11,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from arms import ARMS, BASELINE, STUDIES, VARIANTS, arm_flags, why
+from arms import ARMS, VARIANTS, arm_flags, why
 from config import PRESETS, Config, ModelConfig, check, parse
 from lib.errors import UserError
 from lib.files import read_json
+from tools.sweep.studies import BASELINE, STUDIES
 from tools.sweep.task import OWN_FLAGS, SweepConfig, Task, flag, flag_name, model_flags, module, script
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 
 import tyro
 
-from arms import STUDIES
 from config import ModelConfig, Preset
 from lib.files import REPO, read_json
 from record.identity import differing
+from tools.sweep.studies import STUDIES
 
 # Flags of train.py that differ between the runs of a sweep, so that they cannot follow --.
 OWN_FLAGS = ("preset", "arm", "seed", "label", "out", "fresh")
