@@ -223,8 +223,7 @@ def wrap_linear(model: nn.Module, name: str, U: Tensor, S: Tensor, Vh: Tensor) -
     """Put an SVDLinear in the place of the Linear called `name`, which it keeps; U, S, Vh: its SVD."""
     module = SVDLinear(model.get_submodule(name), U, S, Vh)
     module.ends_block = getattr(model.config, "model_type", "") in PRE_NORM and name.endswith("mlp.down_proj")
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+    model.set_submodule(name, module)
     return module
 
 

@@ -15,16 +15,18 @@ setup:
     set -euo pipefail
     lock=requirements.lock
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then lock=requirements-gpu.lock; fi
+    # The stamp lists what the lock installed: where something of it is gone, it vouches for nothing.
     stamp=.venv/.lock-$(sha256sum "$lock" | cut -c1-16)
-    if [ ! -e "$stamp" ]; then
-        [ -x {{py}} ] || uv venv --quiet .venv
-        uv pip sync --quiet "$lock"
-        touch "$stamp"
+    if ! { [ -s "$stamp" ] && xargs ls -d <"$stamp"; } >/dev/null 2>&1; then
+        [ -x {{py}} ] || uv venv --quiet --clear .venv
+        uv pip sync --quiet --python {{py}} "$lock"   # named, since uv would take an active environment instead
+        rm -f .venv/.lock-*
+        ls -d {{py}} .venv/lib/python*/site-packages/*.dist-info >"$stamp"
     fi
 
 # fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
-data: setup
-    {{py}} -m tools.fetch_data
+data *ARGS: setup
+    {{py}} -m tools.fetch_data "$@"
 
 # print statistics of the contrastive pairs
 pairs *ARGS: setup

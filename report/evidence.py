@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,14 @@ from report.runs import RunRecord
 
 
 def read_samples(run: RunRecord) -> pd.DataFrame:
-    """Completions of the evaluations with write access in rollouts.jsonl: step, flavour, attempt, hack; a row each.
+    """Completions of the evaluations with write access in rollouts.jsonl, or its .gz: step, flavour, attempt, hack.
 
     Split `eval` where the file has it; else every line that is neither training nor without write access. A torn
     line is passed over: the file is a sample. `flavour` is "other" where the line names none; a hack is an attempt.
     """
-    path = run.path / "rollouts.jsonl"
     lines = []
     # Only a newline ends a line: str.splitlines would also cut at U+2028.
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
+    for text in rollouts_text(run.path).split("\n"):
         try:
             line = json.loads(text)
         except ValueError:
@@ -45,6 +46,22 @@ def read_samples(run: RunRecord) -> pd.DataFrame:
         for line in lines
     ]
     return pd.DataFrame(rows, columns=["step", "flavour", "attempt", "hack"])
+
+
+def rollouts_text(folder: Path) -> str:
+    """rollouts.jsonl of a run, or rollouts.jsonl.gz, which is how docs/results keeps them; "" where it has neither.
+
+    Raises ReportError where the .gz is torn.
+    """
+    plain, packed = folder / "rollouts.jsonl", folder / "rollouts.jsonl.gz"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8", errors="replace")
+    if not packed.is_file():
+        return ""
+    try:
+        return gzip.decompress(packed.read_bytes()).decode(errors="replace")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ReportError(f"{packed} is torn ({error}): delete it, or copy it again") from error
 
 
 def arm_samples(used: list[RunRecord]) -> dict[str, pd.DataFrame]:

@@ -12,7 +12,7 @@ from organism.hacks import PAIR_FLAVOURS
 from pairs import load_pairs
 from problems import prompt_messages
 from problems.organism import organism_problems
-from tools import make_organism
+from tools import organism_corpus
 
 SHIPPED = REPO / "organism"
 
@@ -52,8 +52,8 @@ def test_chat_template_opens_the_assistant_turn(shipped):
 
 def test_tokenizer_is_rebuilt_byte_for_byte(shipped, tmp_path):
     seed = json.loads((SHIPPED / "recipe.json").read_text())["seed"]
-    documents = make_organism.corpus(seed, make_organism.TOKENIZER_DOCUMENTS)
-    make_organism.make_tokenizer(documents).save_pretrained(tmp_path)
+    documents = organism_corpus.corpus(seed, organism_corpus.TOKENIZER_DOCUMENTS)
+    organism_corpus.make_tokenizer(documents).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (SHIPPED / "tokenizer.json").read_bytes()
 
 
