@@ -21,8 +21,8 @@ from lib.shapes import kv_bytes
 
 # Share of the GPU that stays free.
 SPARE = 0.1
-# Of a chunk of logits in forward and backward: bf16 logits, their fp32 copy, the scaled copy, its softmax and gradient.
-BYTES_PER_LOGIT = 20
+# Of a chunk of logits: bf16, their fp32 copy, the scaled copy; in backward the gradient is written over it.
+BYTES_PER_LOGIT = 10
 # Completion tokens of a chunk at most: 3 GiB at 152k entries a row.
 MOST_LOGIT_ROWS = 1024
 # Of a micro-batch, with shared prefixes and without: larger ones are no faster.
