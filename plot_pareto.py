@@ -30,7 +30,7 @@ from report.figures import plot_cosine, plot_flavours, plot_heldout, plot_trajec
 from report.findings import Findings, find
 from report.modules import plot_modules
 from report.pareto import plot_pareto
-from report.runs import RunRecord, load_runs
+from report.runs import common_folder, load_runs
 from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
 from report.text import report_md, verdict_json, verdict_md
 from report.verdicts import Verdict
@@ -80,14 +80,6 @@ def report(cfg: ReportConfig) -> tuple[Path, list[Verdict], str]:
     shown = terminal_table(found.rows, titles, shutil.get_terminal_size((120, 40)).columns)
     gone = [f"left out: {run.name}: {why}" for run, why in found.left_out]
     return out, found.verdicts, "\n".join([shown, *gone])
-
-
-def common_folder(runs: list[RunRecord]) -> Path:
-    """The folder that holds all runs."""
-    parents = [run.path.parent for run in runs]
-    if len({parent.is_absolute() for parent in parents}) > 1:
-        parents = [parent.absolute() for parent in parents]
-    return Path(os.path.commonpath(parents))
 
 
 def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
