@@ -108,7 +108,7 @@ def heldout_line(name: str, table: HeldOutTable) -> str:
     random = float(np.abs(table.null).mean()) if len(table.null) else chance_cos(table.r)
     p = unimodality_p(table.cos)
     text = (
-        f"{name}: **{table.health()}**; mean {table.cos.mean():.3f} (target > {TARGET_MEAN}), median "
+        f"{name}: {table.health()}; mean {table.cos.mean():.3f} (target > {TARGET_MEAN}), median "
         f"{table.median:.3f} (healthy > {HEALTHY_MEDIAN}), positive in {100 * table.positive:.0f}% of "
         f"{len(table.cos)} modules (gate > {100 * GATE_POSITIVE:.0f}%, which is chance)"
     )

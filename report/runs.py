@@ -8,6 +8,7 @@ read, and the rest becomes a note.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,14 @@ def runs_below(path: Path, depth: int = 4) -> list[Path]:
         elif depth > 1:
             runs += runs_below(child, depth - 1)
     return runs
+
+
+def common_folder(runs: list[RunRecord]) -> Path:
+    """The folder that holds all runs."""
+    parents = [run.path.parent for run in runs]
+    if len({parent.is_absolute() for parent in parents}) > 1:
+        parents = [parent.absolute() for parent in parents]
+    return Path(os.path.commonpath(parents))
 
 
 # --- reading them ---

@@ -83,7 +83,7 @@ def test_health_asks_for_one_mode_too():
 
 def test_a_failed_gate_names_the_preregistered_checks_and_leaves_the_pairs_alone():
     line = heldout.heldout_line("default", table(np.full(20, -0.1) + np.linspace(0, 0.05, 20)))
-    assert "**failed**" in line and "before the residual" in line and "tokenisation" in line and "frozen" in line
+    assert ": failed;" in line and "before the residual" in line and "tokenisation" in line and "frozen" in line
 
 
 def test_chance_stands_beside_the_thresholds_and_small_modules_are_counted():
