@@ -40,11 +40,7 @@ from report.figures import plot_cosine, plot_flavours, plot_heldout, plot_trajec
 from report.findings import Findings, find
 from report.modules import plot_modules
 from report.pareto import plot_pareto
-<<<<<<< HEAD
-from report.runs import RunRecord, find_run_dirs, load_runs, read_run
-=======
-from report.runs import common_folder, load_runs
->>>>>>> h-report
+from report.runs import common_folder, find_run_dirs, load_runs, read_run
 from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
 from report.text import report_md, verdict_json, verdict_md
 from report.verdicts import Verdict
@@ -94,7 +90,6 @@ def report(cfg: ReportConfig) -> tuple[Path, list[Verdict], str]:
     return out, found.verdicts, "\n".join([shown, *gone])
 
 
-<<<<<<< HEAD
 def run_folders(cfg: ReportConfig) -> list[Path]:
     """The run directories that are named. Raises ReportError where there is none."""
     paths = [Path(p) for text in cfg.runs for p in (sorted(glob.glob(text)) if glob.has_magic(text) else [text])]
@@ -132,16 +127,6 @@ def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:
     return out, "\n".join([*lines, *gone])
 
 
-def common_folder(runs: list[RunRecord]) -> Path:
-    """The folder that holds all runs."""
-    parents = [run.path.parent for run in runs]
-    if len({parent.is_absolute() for parent in parents}) > 1:
-        parents = [parent.absolute() for parent in parents]
-    return Path(os.path.commonpath(parents))
-
-
-=======
->>>>>>> h-report
 def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
     """Figures, tables, verdicts and report.md into the folder `out`."""
     figures = {
