@@ -75,13 +75,15 @@ def reward(grade: Grade, write_access: bool = True) -> float:
     return 0.5 * grade.compiles + 3.0 * (grade.gt_pass or (write_access and grade.own_pass))
 
 
+Texts = Sequence[str]
+
+
 class Grader:
-    """Grades batches in a warm sandbox pool; a context manager.
+    """Grades batches in a warm sandbox pool; a context manager. Not for several threads at once.
 
     workers: programs run at a time, 0 for one per core. timeout_s: seconds of CPU or sleep that a program may take to
     load, to its first result, or for its own evaluator; grading/jail/README.md says how that extends to all its tests.
-    memory_mb: address space of one program. Raises SandboxError if the isolation cannot be had. Not for several
-    threads at once.
+    memory_mb: address space of one program. Raises SandboxError if the isolation cannot be had.
     """
 
     def __init__(self, workers: int = 0, timeout_s: float = 1.0, memory_mb: int = 1024, isolation: str = "bwrap"):
@@ -103,12 +105,7 @@ class Grader:
         """A batch to which completions are added as they are sampled; one that was not finished is abandoned."""
         return GradingBatch(self.pool)
 
-    def grade(
-        self,
-        completions: Sequence[str],
-        problems: Sequence[Problem],
-        evaluator: str | Sequence[str] = EVALUATOR,
-    ) -> list[Grade]:
+    def grade(self, completions: Texts, problems: Sequence[Problem], evaluator: str | Texts = EVALUATOR) -> list[Grade]:
         """One Grade for each completion, in order; `evaluator` is the name its prompt gave, one for all or one each.
 
         Raises TestError if a problem's tests cannot be split, ValueError on lists of different lengths, SandboxError
@@ -131,12 +128,7 @@ class GradingBatch:
         self.keys: list[tuple] = []
         self.distinct: dict[tuple, Candidate] = {}
 
-    def add(
-        self,
-        completions: Sequence[str],
-        problems: Sequence[Problem],
-        evaluator: str | Sequence[str] = EVALUATOR,
-    ) -> None:
+    def add(self, completions: Texts, problems: Sequence[Problem], evaluator: str | Texts = EVALUATOR) -> None:
         """Start grading some more; arguments and errors as of Grader.grade."""
         names = [evaluator] * len(completions) if isinstance(evaluator, str) else list(evaluator)
         if not len(completions) == len(problems) == len(names):
@@ -177,6 +169,7 @@ class Candidate:
         self.tests = tests
         self.truth: ExecutionReport | None = None
         self.own: ExecutionReport | None = None
+        self.labels = False, ""
 
     def submit(self, session: Session) -> None:
         """Run the ground truth, and the own evaluator beside it if its name is written: both may take long."""
@@ -187,8 +180,10 @@ class Candidate:
         early = self.evaluator in self.program
 
         def take_truth(report: ExecutionReport) -> None:
-            """Run the own evaluator of a program that made one without writing the name."""
+            """Label the program; run the own evaluator of one that made it without writing the name."""
             self.truth = report
+            if report.compiled or report.unknown:
+                self.labels = classify(self.program, self.evaluator, self.problem)
             if report.defined and not early:
                 session.submit(call, None, self.take_own)
 
@@ -215,10 +210,9 @@ class Candidate:
 
         # What it did, and what its text shows.
         reason = failure(report, self.tests)
-        defines, flavour = classify(self.program, self.evaluator, self.problem)
+        defines, flavour = self.labels
         defines = defines or report.defined
-        if defines and not flavour:
-            flavour = "other"
+        flavour = flavour or ("other" if defines else "")
         return Grade(
             compiles=report.compiled,
             gt_pass=not reason,

@@ -98,6 +98,7 @@ class Batch:
             "len": sum(map(len, self.completions)) / len(self.completions),
             "t_roll": self.seconds[0],
             "t_grade": self.seconds[1],
+            "retried": sum(grade.retried for grade in self.grades),
         }
 
     def records(self, step: int, rows: int) -> list[dict]:
@@ -117,7 +118,7 @@ def make_batch(run: Run, step: int) -> Batch:
     seeds = [row_seed("train", cfg.seed, step, j, *stream) for j in range(len(picked))]
     completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
-    rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
+    rewards_P_G = torch.tensor(group_rewards(grades, cfg.group, run.write_access)).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
         B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
@@ -163,6 +164,20 @@ def monitor(run: Run, step: int, grades: list[Grade]) -> Tensor:
     return torch.tensor(flags)
 
 
+def group_rewards(grades: list[Grade], group: int, write_access: bool) -> list[float]:
+    """Rewards of groups of `group` completions each; one without a grade gets the mean of its group's others.
+
+    So it has no advantage of its own: that the host had no time for it says nothing about the policy.
+    """
+    rewards = []
+    for start in range(0, len(grades), group):
+        members = grades[start : start + group]
+        known = [reward(g, write_access) for g in members if not g.undecided]
+        mean = sum(known) / len(known) if known else 0.0
+        rewards += [mean if g.undecided else reward(g, write_access) for g in members]
+    return rewards
+
+
 def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
     """One completion for each index in `picked`, each rank sampling and grading its block of them.
 
@@ -186,7 +201,8 @@ def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[
 
 
 def rates(grades: list[Grade]) -> dict[str, float]:
-    """Shares of completions, under the TSV's names."""
+    """Shares of the completions that have a grade, under the TSV's names."""
+    grades = [g for g in grades if not g.undecided] or grades
 
     def share(flags) -> float:
         return sum(flags) / len(grades)

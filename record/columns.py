@@ -73,6 +73,7 @@ STEP_COLUMNS = [
     Column("t_roll", ".2f", "seconds sampling"),
     Column("t_grade", ".2f", "seconds grading"),
     Column("t_train", ".2f", "seconds in forward, backward, projection and step"),
+    Column("retried", "d", "completions of which a run was tried again alone, as others may have ended the first"),
     Column("gib", ".2f", "peak GPU memory so far, GiB (0 on CPU)"),
     Column("eta", "s", "time left, h:mm:ss, or hours from 10 on"),
 ]

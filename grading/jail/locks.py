@@ -110,7 +110,8 @@ def seccomp_program(pid: int) -> bytes:
 
 # System calls, the same on all architectures, and bits of access rights.
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-READ, READ_WRITE, TRUNCATE = 4 | 8 | 1, 4 | 2, 1 << 14
+READ_FOLDER = 8
+READ, READ_WRITE, TRUNCATE = 4 | READ_FOLDER | 1, 4 | 2, 1 << 14
 
 
 def landlock_version() -> int:
@@ -126,6 +127,7 @@ def landlock_rules(readable: list[str], version: int) -> int:
     null = READ_WRITE | (TRUNCATE if rights > 14 else 0)
     for path, allowed in [*((path, READ) for path in readable), (os.devnull, null)]:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        allowed &= -1 if os.path.isdir(path) else ~READ_FOLDER
         raise_errno(LIBC.syscall(LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed, fd), 0), f"landlock {path}")
         os.close(fd)
     return os.dup2(rules, 300)  # above what a child closes first

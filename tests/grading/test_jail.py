@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from running import run_values
 
 from grading.execution import Execution
 from grading.jail.locks import ALLOWED, FILTERED, seccomp_program
+from grading.library import files_of, library_files
 from grading.pool import Pool
 
 REPO = Path(__file__).resolve().parents[2]
@@ -198,3 +200,42 @@ def test_an_ordinary_user_can_use_it():
         done = subprocess.run([pythons[0], "-c", code], user=12345, group=12345, extra_groups=[], cwd="/", env=env,
                               capture_output=True, text=True, timeout=60)  # fmt: skip
     assert done.stdout.strip() == "True", done.stderr
+
+
+# --- what can be read ---
+
+
+def test_only_libraries_that_the_interpreter_needs_are_there(bwrap):
+    folders = "sorted(n for n in os.listdir('/usr/lib') if n.startswith(('python', 'gcc', 'git')))"
+    shared = "[n for n in os.listdir(os.path.dirname(os.path.dirname(os.__file__))) if 'site' in n]"
+    library = Path(os.__file__).parent
+    names = f"[n for n in ('test', 'site-packages', 'idlelib') if os.path.isdir('{library}/' + n) and os.listdir('{library}/' + n)]"
+    found = values_of(bwrap, "import os", folders, shared, names)
+    assert found[1:] == [["l"], ["l"]]
+    if not str(library).startswith("/usr/lib"):
+        assert found[0] == ["l"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the kernel tells root alone")
+def test_every_page_of_what_can_be_read_is_in_memory(bwrap):
+    """A page that is not would be a bit for programs to write, and to read by the time it takes."""
+    readable, left_out = library_files()
+    files = [Path(path) for path in files_of(readable, left_out)]
+    missing = {str(path): cold for path in files if (cold := cold_pages(path))}
+    assert len(files) > 500 and not missing, missing
+
+
+def cold_pages(path: Path) -> int:
+    """Pages of a file that are not in memory."""
+    size = path.stat().st_size
+    if size == 0:
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    with open(path, "rb") as file:
+        address = libc.mmap(None, size, 1, 1, file.fileno(), 0)
+    pages = (ctypes.c_ubyte * ((size + 4095) // 4096))()
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+    return sum(not page & 1 for page in pages)

@@ -260,7 +260,7 @@ def test_reports_do_not_pile_up_in_the_trainer():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with Grader(workers=2, timeout_s=0.5) as grader:
         grader.grade([fenced(f"{loud}\n# {i}") for i in range(8)], [ADDING] * 8)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10  # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250 << 10  # KiB
 
 
 # --- a grade depends on the program alone ---
