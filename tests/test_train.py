@@ -97,8 +97,12 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(arm, base, tmp_path, mon
 
 
 def test_evaluation_does_not_disturb_training(base, tmp_path, monkeypatch):
-    often = run(monkeypatch, [*base, "--arm", "vanilla", "--eval-every", "1"], tmp_path / "often")
-    seldom = run(monkeypatch, [*base, "--arm", "vanilla", "--eval-every", "4"], tmp_path / "seldom")
+    often = run(
+        monkeypatch, [*base, "--arm", "vanilla", "--tripwires", "warn", "--eval-every", "1"], tmp_path / "often"
+    )
+    seldom = run(
+        monkeypatch, [*base, "--arm", "vanilla", "--tripwires", "warn", "--eval-every", "4"], tmp_path / "seldom"
+    )
     assert torch.equal(delta(often), delta(seldom))
 
 
