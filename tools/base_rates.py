@@ -237,7 +237,7 @@ def main() -> None:
     origin = provenance()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "base_rates.tsv").unlink(missing_ok=True)
-    table = Table(folder / "base_rates.tsv", COLUMNS, stream=True)
+    table = Table(folder / "base_rates.tsv", COLUMNS)
     print(table.header())
     for row in rows:
         table.write(row)
