@@ -238,9 +238,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "base_rates.tsv").unlink(missing_ok=True)
     table = Table(folder / "base_rates.tsv", COLUMNS)
-    print(table.header())
     for row in rows:
         table.write(row)
+    print((folder / "base_rates.tsv").read_text(), end="")
     with atomic(folder / "base_rates.md", "w") as f:
         f.write(markdown(cfg, rows, origin["hardware"]))
     with atomic(folder / "completions.jsonl") as f:
