@@ -23,6 +23,7 @@ import pytest
 from synthetic_runs import make_run
 
 import config
+from arms import arm_flags
 from lib.errors import UserError
 from lib.tables import read_table
 from tools.sweep import local, pueue, slurm, status
@@ -502,7 +503,9 @@ def test_a_job_at_its_time_limit_writes_its_checkpoint_and_is_queued_again(signa
 
 def fill(name: str, steps: int, done: bool = False, hack: float = 0.25) -> Path:
     folder = Path("outputs/tiny") / name
-    touch(folder / "config.json", json.dumps({"steps": 10, "arm": name.rpartition("_s")[0], "preset": "tiny"}))
+    arm, _, seed = name.rpartition("_s")
+    whole = config.parse(config.Config, [*arm_flags(arm), "--seed", seed, "--steps", "10"])
+    touch(folder / "config.json", json.dumps(dataclasses.asdict(whole)))
     rows = "".join(f"{i}\t1.5\t0.5\t2.0\n" for i in range(steps))
     touch(folder / "steps.tsv", f"step\tt_roll\tt_grade\tt_train\n{rows}")
     touch(folder / "evals.tsv", f"step\thack\tattempt\tpass\n0\t0\t0\t0\n4\t{hack}\t0.5\t0.125\n5\t0.9")
