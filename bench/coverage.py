@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from report.statistics import ALPHA, LEVEL, clopper_pearson, clustered_rate, paired_t, tost
 
-STUDIES = 1_000
+STUDIES = 2_000
 SIZES = (3, 5, 10)
 
 # (take-off of vanilla, of the arm): as on the organism, a large effect, as on dev, half an effect, none.

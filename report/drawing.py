@@ -5,12 +5,14 @@ Figures are made without pyplot, so that no display, no backend and no state of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from arms import ARMS, VARIANTS, table_order
 
@@ -40,6 +42,9 @@ RC = {
     "figure.dpi": 200,
 }
 
+# Colours of a PNG's palette.
+COLOURS = 128
+
 # Inches: the width of a README's column.
 WIDTH = 8
 
@@ -51,8 +56,11 @@ def style_of(arms: list[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def save(fig: Figure, out: Path, name: str) -> None:
-    """PNG and SVG without dates."""
-    fig.savefig(out / f"{name}.png", dpi=200, metadata={"Software": None})
+    """PNG, with a palette so that a committed one is small, and SVG; without dates."""
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=200, metadata={"Software": None})
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
     fig.set_layout_engine("none")
     fig.savefig(out / f"{name}.svg", metadata={"Date": None})
 

@@ -19,6 +19,9 @@ MODELS = ("Qwen3.5-2B", "Qwen3-4B")
 RATE = 7e-5
 STEPS = 200
 
+# The rate of the presets: where it is another, a departure with a date in docs/spec.md, and the run still a pilot.
+DEPARTED_RATE = PRESETS["full"]["lr"]
+
 # The benchmark's training file.
 PROBLEMS = PurePath(PRESETS["full"]["problems"]).name
 
@@ -47,7 +50,8 @@ def pilot_reasons(runs: list[RunRecord]) -> list[str]:
         reasons.append(f"model {' and '.join(models)} (preregistered: {', then '.join(MODELS)})")
     rates = sorted({str(run.config.get("lr", "not recorded")) for run in runs})
     if any(run.config.get("lr") != RATE for run in runs):
-        reasons.append(f"learning rate {' and '.join(rates)} (preregistered: {RATE:g})")
+        departure = f"; {DEPARTED_RATE:g} departs by docs/spec.md" if rates == [str(DEPARTED_RATE)] else ""
+        reasons.append(f"learning rate {' and '.join(rates)} (preregistered: {RATE:g}{departure})")
     lengths = sorted({run.config.get("steps", run.end) for run in runs})
     if lengths != [STEPS]:
         reasons.append(f"{' and '.join(map(str, lengths))} steps (preregistered: {STEPS})")

@@ -54,6 +54,7 @@ ALIASES = {
 PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile", "product")
 
 NUMBER = re.compile(r"[+\-(]?\d")
+MINUS = re.compile(r"(?<!\w)-(?=[\d ])")
 
 
 def arm_rows(used: list[RunRecord]) -> list[dict]:
@@ -135,7 +136,7 @@ def significant(s: Stat) -> str:
     if s.mean == 0:
         return mean_sem(s, 3)
     power = math.floor(math.log10(abs(s.mean)))
-    if -4 <= power <= 4:
+    if -3 <= power <= 4:
         return mean_sem(s, max(0, 2 - power))
     mean = s.mean / 10**power
     return f"{mean:.2f}e{power}" if math.isnan(s.sem) else f"({mean:.2f} ± {s.sem / 10**power:.2f})e{power}"
@@ -227,14 +228,14 @@ TEX = (("\\", "\\textbackslash "), ("_", "\\_"), ("%", "\\%"), ("&", "\\&"), ("#
 
 
 def tex(text: str) -> str:
-    """Text with what LaTeX reserves escaped."""
+    """Text with what LaTeX reserves escaped, and minus signs for hyphens before numbers."""
     for symbol, macro in TEX:
         text = text.replace(symbol, macro)
-    return text
+    return MINUS.sub("$-$", text)
 
 
 def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
-    """A booktabs table."""
+    """A booktabs table that fits the width of a page (a4paper, margins of 2 cm)."""
     cells = [[heading(t) for t in titles], *([cell(row, t) for t in titles] for row in rows)]
     head, *body = (" & ".join(tex(c) for c in line) + r" \\" for line in cells)
     lines = [
@@ -242,6 +243,8 @@ def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
         r"\centering",
         rf"\caption{{{tex(text)}}}",
         r"\label{tab:headline}",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{2.5pt}",
         rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
         r"\toprule",
         head,

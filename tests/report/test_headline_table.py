@@ -75,3 +75,7 @@ def test_terminal_table_fits(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
     shown = tables.terminal_table(list(rows_of(tmp_path).values()), list(tables.COLUMNS), 60)
     assert max(map(len, shown.splitlines()[:2])) <= 60 and "in table.md also" in shown
+
+
+def test_latex_has_minus_signs_and_hyphens_where_they_belong():
+    assert tables.tex("projected-far -0.1 ± 0.7, 3.2e-5") == r"projected-far $-$0.1 $\pm$ 0.7, 3.2e-5"

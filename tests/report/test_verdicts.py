@@ -8,6 +8,7 @@ import pytest
 from report_helpers import PROJECTED, VANILLA, decide, study
 from synthetic_runs import PREREGISTERED, make_arm, make_run
 
+from config import PRESETS
 from report.numbers import compare_arms, select
 from report.runs import load_runs
 
@@ -227,6 +228,11 @@ def test_any_other_experiment_is_a_pilot(tmp_path, field, value, said):
     v = study(tmp_path, {**PREREGISTERED, field: value}, vanilla=VANILLA)["H4"]
     assert len(v.pilot) == 1 and said in v.pilot[0]
     assert v.line.startswith("H4 pilot, H4's rule applied to tiny: supported: ")
+
+
+def test_the_presets_own_rate_is_a_pilot_that_names_its_departure(tmp_path):
+    v = study(tmp_path, {**PREREGISTERED, "lr": PRESETS["full"]["lr"]}, vanilla=VANILLA)["H4"]
+    assert ("departs by docs/spec.md" in " ".join(v.pilot)) == (PRESETS["full"]["lr"] != PREREGISTERED["lr"])
 
 
 def test_runs_that_do_not_name_their_model_and_rate_are_a_pilot(tmp_path):
