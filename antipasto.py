@@ -6,19 +6,12 @@ For W [d_out, d_in] of full rank r = min(d_out, d_in), W = U diag(S) Vh, only `d
     d delta_S = sum_t h_t * (g_t U)                     backward, g [T, d_out]
     dx = g W + ((g U) * delta_S) Vh
 
-In bf16 the sum is one product, y = [x, h * delta_S] [W | U]^T + b, accumulated in fp32 and rounded once. Rounding
-x W^T to bf16 first would put it on the grid, and a delta of less than half a unit in the last place would round away
-again: measured, 25% of a delta of 1e-3 is lost that way and 93% of 7e-5 (tests/test_antipasto.py, docs/method.md).
-adapter_kernels.py has the products, and what backward may take instead.
-
 Identity: at delta_S = 0 the adapted model equals the base model bit for bit, in any dtype (that product is then
 skipped), so switching the delta off (`reference`) is the KL reference and costs no second copy of the weights.
 
 Departures from AntiPaSTO (wassname): no rotation of the singular axes, since a rotated axis would void v_hack, and
 the additive form instead of U diag(S + delta_S) Vh, because the merged form loses deltas below bf16's resolution.
-
-SVDs are computed one Linear at a time and cached as svd_cache/<model>/<module>.safetensors with U, S, Vh and the
-SHA-256 of the weight. A file that is stale, torn or does not multiply back to W is rebuilt.
+docs/method.md has the measurements.
 """
 
 from __future__ import annotations
@@ -40,7 +33,21 @@ from config import ModelConfig
 from lib import models
 from lib.errors import AdapterError
 from lib.svd import cached_svd
-from lib.tensors import load_tensors, save_atomic
+from lib.tensors import save_atomic
+
+# --- the products of one adapted Linear ---
+#
+# x [T, d_in], g [T, d_out], D = U diag(delta_S) Vh:
+#
+#     bf16  forward     y  = [x, (x Vh^T) * delta_S] [W | U]^T + b   exact: summed in fp32, rounded once
+#           recompute   y' = x M^T + b,   M = bf16(W + D)            one product: only gradients are made of it
+#           backward    dx = g M                                     one product
+#                       d delta_S = diag(U^T G Vh^T),   G = g^T x    one product over the tokens and a small one
+#     fp32  the same with M = W + D in forward too, since fp32 loses nothing of the sum
+#
+# Rounding x W^T to bf16 first would put it on the grid, and a delta of less than half a unit in the last place would
+# round away. Only what a loss or a logprob is made of needs the delta exact: in the layers that gradient checkpointing
+# recomputes during backward, and in dx, M's rounding is relative noise of 2^-9 in the gradient.
 
 
 def recomputing() -> bool:
@@ -48,14 +55,14 @@ def recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def merged(module: nn.Module) -> Tensor:
+def merged(module: SVDLinear) -> Tensor:
     """M = W + U diag(delta_S) Vh [d_out, d_in] in W's dtype; W itself at delta_S = 0."""
     if module.is_zero():
         return module.weight
     return torch.addmm(module.weight, module.U * module.delta_S.to(module.U.dtype), module.Vh)
 
 
-def exact(x: Tensor, module: nn.Module) -> Tensor:
+def exact(x: Tensor, module: SVDLinear) -> Tensor:
     """y [..., d_out] with all of the delta in it: summed in fp32, rounded once."""
     if module.is_zero():
         return F.linear(x, module.weight, module.bias)
@@ -63,7 +70,7 @@ def exact(x: Tensor, module: nn.Module) -> Tensor:
     return F.linear(torch.cat([x, h * module.delta_S.to(h.dtype)], dim=-1), module.weight_U, module.bias)
 
 
-def delta_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
+def delta_gradient(x: Tensor, g: Tensor, module: SVDLinear) -> Tensor:
     """d delta_S [r] fp32 of x [T, d_in] and g [T, d_out]; through G where T is so large that U^T G Vh^T is the less."""
     if len(x) < len(module.delta_S):
         return ((x @ module.Vh.T).float() * (g @ module.U).float()).sum(0)
@@ -74,11 +81,11 @@ def delta_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
 
 
 class DeltaLinear(torch.autograd.Function):
-    """x [..., d_in] -> [..., d_out] through an antipasto.SVDLinear, gradients for x and delta_S only."""
+    """x [..., d_in] -> [..., d_out] through an SVDLinear, gradients for x and delta_S only."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, delta_S: Tensor, module: nn.Module) -> Tensor:
-        ctx.module, M, again = module, module.weight, recomputing()
+    def forward(ctx, x: Tensor, delta_S: Tensor, module: SVDLinear) -> Tensor:
+        M, again = module.weight, recomputing()
         if again and module.ends_block:  # nothing in the recompute reads what a block ends in: it is not computed
             y = x.new_empty((*x.shape[:-1], module.out_features))
         elif again or x.dtype == torch.float32:
@@ -86,13 +93,15 @@ class DeltaLinear(torch.autograd.Function):
             y = F.linear(x, M, module.bias)
         else:
             y = exact(x, module)
+        ctx.module = module
         # W stands in for an M that was not made: checkpointing wants as many tensors of the same shapes both times.
         ctx.save_for_backward(x, M)
         return y
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        (x, M), module, d_delta, dx = ctx.saved_tensors, ctx.module, None, None
+        x, M = ctx.saved_tensors
+        module, d_delta, dx = ctx.module, None, None
         if ctx.needs_input_grad[1]:
             d_delta = delta_gradient(x.flatten(0, -2), g.flatten(0, -2), module)
         if ctx.needs_input_grad[0]:
@@ -100,12 +109,12 @@ class DeltaLinear(torch.autograd.Function):
         return dx, d_delta, None
 
 
+# --- the adapter ---
+
 # Attention and MLP projections of Qwen2 and Qwen3, and the gated delta net's in Qwen3.5 (in_proj_*, out_proj).
 TARGET = re.compile(
     r"(^|\.)layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$"
 )
-
-
 # Their blocks add the MLP's output to the residual as it is; elsewhere a norm may read it first.
 PRE_NORM = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 
@@ -127,8 +136,8 @@ class SVDLinear(nn.Module):
         self.register_buffer("S", S.float().to(weight.device))
         self.delta_S = nn.Parameter(torch.zeros(S.numel(), dtype=torch.float32, device=weight.device))
         self.enabled = True
+        # Whether nothing but a residual reads the output: the last product of a pre-norm block.
         self.ends_block = False
-        """Whether nothing but a residual reads the output: the last product of a pre-norm block."""
         self._zero = (-1, True)
 
     @property
@@ -153,18 +162,10 @@ class SVDLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         return DeltaLinear.apply(x, self.delta_S, self)
 
-    def applied_delta(self, x: Tensor) -> Tensor:
-        """The term that delta_S adds to the output, ((x Vh^T) * delta_S) U^T, [..., d_out]."""
-        h = F.linear(x, self.Vh)
-        return F.linear(h * self.delta_S.to(h.dtype), self.U)
-
     def delta_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """U diag(delta_S) Vh [d_out, d_in], the delta as a matrix of its own (never added to W in bf16)."""
         dtype = dtype or self.weight.dtype
         return (self.U.to(dtype) * self.delta_S.detach().to(dtype)) @ self.Vh.to(dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, r={self.delta_S.numel()}"
 
 
 @dataclass
@@ -204,19 +205,6 @@ class Adapter:
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.delta().items()}
         save_atomic(tensors, path, {"weights_sha256": self.weights_sha256, **(metadata or {})})
 
-    @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Load delta_S. Raises AdapterError when the file belongs to other weights or lacks a module."""
-        tensors, metadata = load_tensors(path)
-        if metadata.get("weights_sha256") != self.weights_sha256:
-            raise AdapterError(
-                f"{path} was trained on other weights than this model's: pass the model it was made with"
-            )
-        if missing := sorted(self.modules.keys() - tensors.keys()):
-            raise AdapterError(f"{path} lacks delta_S of {missing[0]} and {len(missing) - 1} more modules")
-        for name, parameter in self.delta().items():
-            parameter.copy_(tensors[name])
-
 
 def checkpoint_layers(model: nn.Module) -> None:
     """Recompute each decoder layer in backward instead of keeping its activations."""
@@ -235,8 +223,7 @@ def wrap_linear(model: nn.Module, name: str, U: Tensor, S: Tensor, Vh: Tensor) -
     """Put an SVDLinear in the place of the Linear called `name`, which it keeps; U, S, Vh: its SVD."""
     module = SVDLinear(model.get_submodule(name), U, S, Vh)
     module.ends_block = getattr(model.config, "model_type", "") in PRE_NORM and name.endswith("mlp.down_proj")
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+    model.set_submodule(name, module)
     return module
 
 
@@ -257,13 +244,14 @@ def wrap(model: nn.Module, cache_dir: Path, device: torch.device | str = "cpu") 
         digest.update(f"{name} {sha}\n".encode())
         hits += hit
     model.to(device)
-    logger.info(f"wrapped {len(modules)} Linears ({hits} SVDs from {cache_dir}), "
-                f"{sum(m.delta_S.numel() for m in modules.values()):,} trainable delta_S")  # fmt: skip
+    trainable = sum(m.delta_S.numel() for m in modules.values())
+    logger.info(f"wrapped {len(modules)} Linears ({hits} SVDs from {cache_dir}), {trainable:,} trainable delta_S")
     return Adapter(modules, digest.hexdigest())
 
 
-def load_model(cfg: ModelConfig, device: torch.device):
+def load_model(cfg: ModelConfig, device: torch.device) -> tuple[nn.Module, object, Adapter]:
     """(model, tokenizer, adapter) of a configuration: loaded, wrapped, on `device`, in eval mode."""
-    model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype)
+    attention = models.pick_attention(cfg.dtype, device)
+    model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype, attention)
     cache = Path(cfg.svd_cache) / models.model_slug(cfg.model, cfg.revision, cfg.dtype)
     return model, tokenizer, wrap(model, cache, device)

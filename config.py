@@ -228,7 +228,7 @@ PRESETS: dict[str, dict] = {
 C = TypeVar("C", bound=ModelConfig)
 
 
-def parse(cls: type[C], argv: list[str] | None = None, description: str | None = None) -> C:
+def parse(cls: type[C], argv: list[str] | None = None, description: str | None = None, prog: str | None = None) -> C:
     """Command line -> config: the preset's values as defaults, then the flags."""
     argv = list(sys.argv[1:] if argv is None else argv)
     preset = "tiny"
@@ -240,7 +240,7 @@ def parse(cls: type[C], argv: list[str] | None = None, description: str | None =
     known = {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in PRESETS.get(preset, {}).items() if k in known}
     default = cls(**({"preset": preset, **values} if preset in PRESETS else {}))
-    return tyro.cli(cls, args=argv, default=default, description=description)
+    return tyro.cli(cls, prog=prog, args=argv, default=default, description=description)
 
 
 def check(cfg: ModelConfig) -> None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from antipasto import Adapter, load_model
 from arms import ARMS
-from config import Config, ModelConfig, parse
+from config import Config, ModelConfig, check, parse
 from grpo import mean_nll
 from lib.errors import UserError, run_main
 from lib.files import file_sha256, refuse_unwritable
@@ -69,8 +69,8 @@ def directions(differences: dict[str, Tensor], k: int = 1) -> dict[str, Tensor]:
     for name, D in differences.items():
         mean = D.mean(0)
         if not torch.isfinite(mean).all() or mean.norm() == 0:
-            raise UserError(f"the pairs give module {name} no direction (mean gradient difference "
-                            f"{mean.norm().item():.3g}): check the pairs and the model's dtype")  # fmt: skip
+            what = f"no direction (mean gradient difference {mean.norm().item():.3g})"
+            raise UserError(f"the pairs give module {name} {what}: check the pairs and the model's dtype")
         if k == 1:
             out[name] = mean / mean.norm()
             continue
@@ -107,16 +107,19 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
     if not path.exists():
         raise UserError(f"no v_hack at {path}: run `just extract-vhack {cfg.preset}` first, or pass --v-hack F")
     tensors, metadata = load_tensors(path)
+
+    # The header: the same weights, pairs and number of directions.
     if metadata.get("weights_sha256") != adapter.weights_sha256:
-        made = f"{metadata.get('model')} ({metadata.get('dtype')})"
-        raise UserError(f"{path} was extracted from {made}, whose weights are not those of {cfg.model} ({cfg.dtype}): "
-                        f"run `just extract-vhack {cfg.preset}`")  # fmt: skip
-    now = pairs_sha256(load_pairs(cfg.pairs))
-    if metadata.get("pairs_sha256") != now:
+        made = f"was extracted from {metadata.get('model')} ({metadata.get('dtype')})"
+        wrong = f"whose weights are not those of {cfg.model} ({cfg.dtype})"
+        raise UserError(f"{path} {made}, {wrong}: run `just extract-vhack {cfg.preset}`")
+    if metadata.get("pairs_sha256") != pairs_sha256(load_pairs(cfg.pairs)):
         raise UserError(f"{path} was extracted from other pairs than --pairs {cfg.pairs}: extract again")
-    if metadata.get("n_directions", "1") != str(cfg.n_directions):
-        raise UserError(f"{path} holds {metadata['n_directions']} directions a module, not {cfg.n_directions}: pass "
-                        f"--n-directions {metadata['n_directions']}, or extract again")  # fmt: skip
+    if (k := metadata.get("n_directions", "1")) != str(cfg.n_directions):
+        what = f"holds {k} directions a module, not {cfg.n_directions}"
+        raise UserError(f"{path} {what}: pass --n-directions {k}, or extract again")
+
+    # The tensors: orthonormal rows for every module.
     for name in adapter.modules:
         if name not in tensors:
             raise UserError(f"{path} has no direction for module {name}: extract again")
@@ -126,23 +129,6 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
     return tensors, metadata
 
 
-def main() -> None:
-    cfg = parse(ExtractConfig, description=__doc__)
-    path = Path(cfg.out) if cfg.out else cfg.v_hack_path()
-    if path.is_dir():
-        raise UserError(f"--out {path} is a folder: give the path of a file")
-    refuse_unwritable(path.parent)  # now, and not after the extraction
-    pairs = load_pairs(cfg.pairs)
-    train = [p for p in pairs if not p.held_out]
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
-    if cfg.svd_only:
-        return
-    differences = pair_differences(model, tokenizer, adapter, train)
-    v_hack = directions(differences, cfg.n_directions)
-    save_v_hack(path, v_hack, adapter, cfg, pairs)
-    logger.info(f"{len(v_hack)} modules from {len(train)} of {len(pairs)} pairs ({cfg.pairs}) -> {path}")
-
-
 def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: bool = False):
     """(v_hack of the run's arm or None, SHA-256 of its file or ""), on the devices of delta_S.
 
@@ -150,12 +136,16 @@ def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: boo
     project nothing may lack an artifact: their cosines are nan then.
     """
     arm = ARMS[cfg.arm]
+
+    # Made here: from the training pairs, with permuted labels in shuffled-v.
     pairs = [p for p in load_pairs(cfg.pairs) if not p.held_out]
     if arm.v == "shuffled":
         pairs = shuffled_labels(pairs, cfg.seed)
     if refresh or arm.v == "shuffled":
         v = directions(pair_differences(model, tokenizer, adapter, pairs, "v_hack"), cfg.n_directions)
         return {n: t.to(p.device) for (n, t), p in zip(v.items(), adapter.delta().values(), strict=True)}, ""
+
+    # From the artifact, which random-v needs for its shapes.
     path = cfg.v_hack_path()
     if not path.exists() and arm.removes == "none" and arm.pays == "graded":
         logger.warning(f"no v_hack at {path}: cos and fired will be nan (`just extract-vhack {cfg.preset}` makes it)")
@@ -164,6 +154,23 @@ def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: boo
     if arm.v == "random":
         v = random_directions(v, cfg.seed)
     return {n: v[n].to(p.device) for n, p in adapter.delta().items()}, file_sha256(path)
+
+
+def main() -> None:
+    cfg = parse(ExtractConfig, description=__doc__)
+    check(cfg)
+    path = Path(cfg.out) if cfg.out else cfg.v_hack_path()
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: give the path of a file")
+    refuse_unwritable(path.parent)  # now, and not after the extraction
+    pairs = load_pairs(cfg.pairs)
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
+    if cfg.svd_only:
+        return
+    train = [p for p in pairs if not p.held_out]
+    v_hack = directions(pair_differences(model, tokenizer, adapter, train), cfg.n_directions)
+    save_v_hack(path, v_hack, adapter, cfg, pairs)
+    logger.info(f"{len(v_hack)} modules from {len(train)} of {len(pairs)} pairs ({cfg.pairs}) -> {path}")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ def _chunk_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperatur
     return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
 
-def completion_logprobs(model: nn.Module, ids: Tensor, completion: Tensor,
-                        temperature: float = 1.0, chunk: int = 2048) -> Tensor:  # fmt: skip
+def completion_logprobs(
+    model: nn.Module, ids: Tensor, completion: Tensor, temperature: float = 1.0, chunk: int = 2048
+) -> Tensor:
     """log p of every completion token, [N] fp32 in row-major order of `completion` [B, L].
 
     The head runs on the positions that predict a completion token, `chunk` of them at a time, recomputed in backward:

@@ -15,16 +15,18 @@ setup:
     set -euo pipefail
     lock=requirements.lock
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then lock=requirements-gpu.lock; fi
+    # The stamp lists what the lock installed: where something of it is gone, it vouches for nothing.
     stamp=.venv/.lock-$(sha256sum "$lock" | cut -c1-16)
-    if [ ! -e "$stamp" ]; then
-        [ -x {{py}} ] || uv venv --quiet .venv
-        uv pip sync --quiet "$lock"
-        touch "$stamp"
+    if ! { [ -s "$stamp" ] && xargs ls -d <"$stamp"; } >/dev/null 2>&1; then
+        [ -x {{py}} ] || uv venv --quiet --clear .venv
+        uv pip sync --quiet --python {{py}} "$lock"   # named, since uv would take an active environment instead
+        rm -f .venv/.lock-*
+        ls -d {{py}} .venv/lib/python*/site-packages/*.dist-info >"$stamp"
     fi
 
 # fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
-data: setup
-    {{py}} -m tools.fetch_data
+data *ARGS: setup
+    {{py}} -m tools.fetch_data "$@"
 
 # print statistics of the contrastive pairs
 pairs *ARGS: setup
@@ -48,7 +50,7 @@ verify-rewards: setup
 
 # programs a second of the grader, hostile ones mixed in
 bench-grader *ARGS: setup
-    {{py}} bench/bench_grader.py "$@"
+    {{py}} -m bench.grader "$@"
 
 # one run: just train tiny projected 1 --steps 50
 train PRESET ARM="vanilla" SEED="0" *ARGS: setup
@@ -151,7 +153,7 @@ smoke: setup
     model=(--model "$out/model" --pairs default --v-hack "$out/v_hack.safetensors" --svd-cache "$out/svd_cache")
     run=(--problems tests/data/smoke_problems.jsonl --n-eval 2 --eval-samples 4 --eval-every 2 --steps 4 --prompts 4
          --group 8 --max-new 24 --warmup 1 --checkpoint-every 2 --tripwires warn)   # 8 completions show no collapse
-    {{py}} tests/random_model.py "$out/model"
+    {{py}} tests/helpers/random_model.py "$out/model"
     {{py}} rewards.py
     {{py}} extract_vhack_grad.py "${model[@]}"
     {{py}} verify_vhack_heldout.py "${model[@]}"

@@ -8,24 +8,8 @@ completions, h_b [d] the mean residual over completion tokens after one decoder 
     R_b <- R_b (1 - alpha sigmoid(z_b) 1[z_b > 0]),  alpha 2.0       `rebound-zscore`, the paper's eq. 5
     z_b = (s_b - mean_group s) / max(std_group s, sigma_floor),  s_b = h_b . v,  sigma_floor 0.1     eq. 3
 
-What is multiplied is the *reward, before the group baseline*: afterwards the statistics would hide the discount, and a
-negative advantage times a negative factor would turn into praise. At alpha 2 the factor of a row with z > 0 lies in
-(-1, 0): above the group's mean projection a reward becomes a fine, and rewards here are >= 0, so none becomes a gain.
-Hence in train.py
-
-    R' = R - rebound_penalty(h, v)     or     R' = R * rebound_zscore_discount(h, v, groups)
-
-comes before `group_advantages`, whose flat-group test must see R': a group that hacks throughout has equal R, and
-telling its members apart is the method's whole effect. Logged rewards stay R.
-
-Departures of both arms from the paper: v from this project's (prompt, hack, clean) pairs instead of 80 domain-general
-sentence pairs, so that H3 compares interventions and not data; h is the mean over the completion instead of the last
-token; one layer at about two thirds of the depth instead of an average over 60 to 75%; Dr.GRPO advantages (no division
-by the group's std) unless --advantage classic. `rebound` alone: cosine for the projection, no group z-score, hence a
-penalty of at most alpha whatever the group. `rebound-zscore`: none further, if v is left unnormalised as in the
-paper's eq. 1 (`concept_direction(..., unit=False)`): sigma_floor is in units of s, so the length of v matters there;
-and deviations of s within rounding (1e-5 of the group's largest |s|) count as none, or a group of identical completions
-would be fined at random.
+The reward changes before the group baseline, so that flat groups are judged on what is paid; logged rewards stay R.
+docs/method.md has the reasons and the departures from the paper.
 """
 
 from __future__ import annotations
@@ -48,12 +32,7 @@ TokenPair = tuple[Sequence[int], Sequence[int], Sequence[int]]  # prompt ids, ha
 
 
 def layer_at_depth(n_layers: int, fraction: float = 0.66) -> int:
-    """Index (from 0) of the decoder layer after which about `fraction` of the depth is done: 23 of 36, 15 of 24.
-
-    Raises ValueError unless 0 < fraction <= 1.
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"the depth of the concept layer must lie in (0, 1], got {fraction}")
+    """Index (from 0) of the decoder layer after which `fraction` (0 to 1) of the depth is done: 23 of 36, 15 of 24."""
     return max(0, round(n_layers * fraction) - 1)
 
 
@@ -78,7 +57,10 @@ class ResidualMean:
         layers = model.model.layers
         if not 0 <= layer < len(layers):
             raise ValueError(f"no decoder layer {layer}: the model has {len(layers)}, counted from 0")
-        self.module, self.mask, self.stop, self._h_mean = layers[layer], mask, stop, None
+        self.module = layers[layer]
+        self.mask = mask
+        self.stop = stop
+        self._h_mean: Tensor | None = None
 
     @property
     def h_mean(self) -> Tensor:
@@ -97,11 +79,11 @@ class ResidualMean:
     def _capture(self, module, inputs, output) -> None:
         hidden = (output[0] if isinstance(output, tuple) else output).detach()
         assert hidden.shape[:2] == self.mask.shape, f"residual {tuple(hidden.shape)}, mask {tuple(self.mask.shape)}"
-        # a loop over rows keeps the fp32 copy at [T, d]: B x L x d fp32 is gigabytes at full size
         zero = hidden.new_zeros(hidden.shape[-1], dtype=torch.float32)
-        self._h_mean = torch.stack([
-            h[keep].float().mean(0) if keep.any() else zero for h, keep in zip(hidden, self.mask.bool(), strict=True)
-        ])  # fmt: skip
+        means = []
+        for h, keep in zip(hidden, self.mask.bool(), strict=True):  # row by row: B x L x d fp32 would be gigabytes
+            means.append(h[keep].float().mean(0) if keep.any() else zero)
+        self._h_mean = torch.stack(means)
         if self.stop:
             raise _Enough
 
@@ -178,13 +160,16 @@ def rebound_zscore_discount(
     is the population's (the paper does not say which), at least sigma_floor. The floor bounds z, not the discount,
     which jumps from 1 to 1 - alpha / 2 as z leaves zero.
     """
+    # Projections, and the mean and std of each group.
     s = (h_mean.float() @ v.float()).double()
     _, index = groups.to(s.device).unique(return_inverse=True)
     empty = s.new_zeros(int(index.max()) + 1)
     n = empty.index_add(0, index, torch.ones_like(s))
     centred = s - (empty.index_add(0, index, s) / n)[index]
-    rounding = 1e-5 * empty.scatter_reduce(0, index, s.abs(), "amax")[index]
     std = (empty.index_add(0, index, centred.square()) / n).sqrt()
+
+    # Deviations within rounding count as none, or a group of identical completions would be fined at random.
+    rounding = 1e-5 * empty.scatter_reduce(0, index, s.abs(), "amax")[index]
     z = centred / std.clamp_min(sigma_floor)[index]
     return torch.where(centred > rounding, 1 - alpha * torch.sigmoid(z), 1.0).float()
 
@@ -221,7 +206,8 @@ def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter) -> Rebound | N
         for p in load_pairs(cfg.pairs)
         if not p.held_out
     ]
-    layer, pad_id = layer_at_depth(model.config.num_hidden_layers, cfg.rebound_depth), tokenizer.pad_token_id
+    layer = layer_at_depth(model.config.num_hidden_layers, cfg.rebound_depth)
+    pad_id = tokenizer.pad_token_id
     with adapter.reference():
         v = concept_direction(model, rows, layer, pad_id, unit=arm.pays == "penalty", micro_batch=cfg.micro_batch)
-    return Rebound(arm.pays, arm.alpha, layer, v, pad_id, cfg.micro_batch)
+    return Rebound(pays=arm.pays, alpha=arm.alpha, layer=layer, v=v, pad_id=pad_id, micro_batch=cfg.micro_batch)

@@ -19,6 +19,7 @@ import time
 
 import torch
 from loguru import logger
+from torch import Tensor
 
 from antipasto import checkpoint_layers, load_model
 from arms import ARMS
@@ -27,7 +28,7 @@ from extract_vhack_grad import directions_for
 from grpo import clipped_objective, completion_logprobs, k3, pack
 from lib.distributed import join, reports_once
 from lib.errors import UserError, run_main
-from lib.memory import fit_to_memory, peak_gib
+from lib.memory import decode_rows, fit_micro_batch, logprob_chunk, peak_gib
 from lib.models import end_ids, pick_device
 from problems.prompts import tokenise
 from problems.sources import split_problems
@@ -48,7 +49,7 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     The longest rows go first, so that torch's allocator serves every later micro-batch from the blocks of the first.
     From short to long each would need larger blocks than those it has cached: it would reserve far more than the peak.
     """
-    cfg, model, device, pad_id = run.cfg, run.model, run.device, run.tokenizer.pad_token_id
+    cfg, model = run.cfg, run.model
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
     live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
     live = live[run.ranks.rank :: run.ranks.world]
@@ -57,25 +58,76 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for start in reversed(range(0, len(live), cfg.micro_batch)):
         rows = live[start : start + cfg.micro_batch]
-        ids, mask = pack([batch.prompts[b] for b in rows], [batch.completions[b] for b in rows], pad_id, device)
-        old = torch.cat([batch.old_logprobs[b] for b in rows]).to(device)
-        A = torch.cat([advantages[b].expand(len(batch.completions[b])) for b in rows]).to(device)
-        logp = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
-        loss = -clipped_objective(logp, old, A, cfg.clip)
-        if cfg.beta > 0:
-            with torch.no_grad(), run.adapter.reference():
-                ref = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
-            kl = k3(logp, ref)
-            loss = loss + cfg.beta * kl
-            kl_sum += kl.detach().sum().item()
-        loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
-        loss.backward()
-        loss_sum += loss.item()
-        tokens += len(logp)
+        loss, kl, n = backward_rows(
+            run,
+            prompts=[batch.prompts[b] for b in rows],
+            completions=[batch.completions[b] for b in rows],
+            old_logprobs=[batch.old_logprobs[b] for b in rows],
+            advantages=[advantages[b] for b in rows],
+        )
+        loss_sum += loss
+        kl_sum += kl
+        tokens += n
     model.eval()
     loss_sum, kl_sum, tokens = run.ranks.sum(loss_sum, kl_sum, tokens)
     run.ranks.sum_gradients(run.adapter.delta().values())
     return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
+
+
+def backward_rows(
+    run: Run,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    old_logprobs: list[Tensor],
+    advantages: list[Tensor],
+) -> tuple[float, float, int]:
+    """Add the gradient of one micro-batch to delta_S.grad; (its share of the loss, sum of k3, tokens)."""
+    cfg, model = run.cfg, run.model
+    ids, mask = pack(prompts, completions, run.tokenizer.pad_token_id, run.device)
+    old = torch.cat(old_logprobs).to(run.device)
+    A = torch.cat([a.expand(len(c)) for a, c in zip(advantages, completions, strict=True)]).to(run.device)
+    kl_sum = 0.0
+
+    # Per token of a completion [N]: the clipped objective, and the KL to the model without its delta.
+    logp = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
+    loss = -clipped_objective(logp, old, A, cfg.clip)
+    if cfg.beta > 0:
+        with torch.no_grad(), run.adapter.reference():
+            ref = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
+        kl = k3(logp, ref)
+        loss = loss + cfg.beta * kl
+        kl_sum = kl.detach().sum().item()
+    loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
+    loss.backward()
+    return loss.item(), kl_sum, len(logp)
+
+
+def fit_to_memory(run: Run, held_out: HeldOut) -> None:
+    """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
+    cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
+    rows = cfg.prompts * cfg.group // run.ranks.world
+    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * cfg.eval_samples // run.ranks.world)
+    longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    if cfg.micro_batch:
+        return
+    sampled = min(sampler.max_batch or rows, max(rows, evaluated))
+
+    def attempt(n: int) -> None:
+        model.train(cfg.grad_checkpoint)
+        one, zeros = torch.ones(1), torch.zeros(cfg.max_new)
+        backward_rows(run, [[1] * longest] * n, [[1] * cfg.max_new] * n, [zeros] * n, [one] * n)
+
+    cfg.micro_batch = fit_micro_batch(
+        rows=min(32, rows),
+        attempt=attempt,
+        fill_cache=lambda: sampler.fill_cache([[i % 97 + 1] * longest for i in range(sampled)], cfg.max_new),
+        delta=run.adapter.delta(),
+        device=device,
+        case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
+    )
+    model.eval()
 
 
 def learning_rate(cfg: Config, step: int) -> float:
@@ -178,12 +230,6 @@ def main() -> None:
             open=tokenise(tokenizer, eval_problems, write_access=True, names=cfg.eval_names, **form),
             closed=tokenise(tokenizer, eval_problems, write_access=False, **form),
         )
-        fit_to_memory(cfg, model, adapter, sampler, [prompts, held_out.open, held_out.closed], device, ranks.world)
-        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
-                  "weights_sha256": adapter.weights_sha256, "world": ranks.world, **provenance()}  # fmt: skip
-        with ranks.first():
-            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
-        rebound = make_rebound(cfg, model, tokenizer, adapter)
         run = Run(
             cfg=cfg,
             device=device,
@@ -194,9 +240,16 @@ def main() -> None:
             grader=grader,
             sampler=sampler,
             prompts=prompts,
-            rebound=rebound,
+            rebound=None,
             ranks=ranks,
         )
+        fit_to_memory(run, held_out)
+        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
+                  "weights_sha256": adapter.weights_sha256, "world": ranks.world,
+                  "attention": model.config._attn_implementation, **provenance()}  # fmt: skip
+        with ranks.first():
+            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
+        run.rebound = make_rebound(cfg, model, tokenizer, adapter)
         train(run, Book(cfg, folder, adapter.delta(), ranks), held_out)
     print(f"done: {path}/summary.json")
 

@@ -23,7 +23,7 @@ from loguru import logger
 from torch import Tensor
 
 from antipasto import load_model
-from config import ModelConfig, parse
+from config import ModelConfig, at_least, check, parse
 from extract_vhack_grad import load_v_hack, pair_differences
 from lib.errors import UserError, run_main
 from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
@@ -40,12 +40,12 @@ class VerifyConfig(ModelConfig):
     """Exit 0 even below the gate."""
     out: str = ""
     """Folder for heldout.{tsv,png,json}; empty: <its name>_heldout/ beside the v_hack artifact."""
-    null_seed: int = 0
+    null_seed: int = at_least(0, 0, below=1 << 63)
     """Seed of the random directions."""
 
 
 @dataclass
-class HeldOut:
+class HeldOutCosines:
     """Held-out cosines per module."""
 
     names: list[str]
@@ -73,7 +73,7 @@ def first_direction(v: Tensor) -> Tensor:
     return v if v.dim() == 1 else v[0]
 
 
-def heldout_cosines(differences: dict[str, Tensor], v_hack: dict[str, Tensor], null_seed: int = 0) -> HeldOut:
+def heldout_cosines(differences: dict[str, Tensor], v_hack: dict[str, Tensor], null_seed: int = 0) -> HeldOutCosines:
     """{module: [n, r]} held-out differences against v_hack and against random directions."""
     null = random_directions({n: first_direction(v) for n, v in v_hack.items()}, null_seed)
     cos, null_cos = [], []
@@ -82,71 +82,68 @@ def heldout_cosines(differences: dict[str, Tensor], v_hack: dict[str, Tensor], n
         d = d / d.norm().clamp_min(1e-30)
         cos.append(d @ first_direction(v_hack[name]))
         null_cos.append(d @ null[name])
-    return HeldOut(
-        list(differences), [D.shape[1] for D in differences.values()], torch.stack(cos), torch.stack(null_cos)
+    return HeldOutCosines(
+        names=list(differences),
+        r=[D.shape[1] for D in differences.values()],
+        cos=torch.stack(cos),
+        null=torch.stack(null_cos),
     )
 
 
-def histogram(result: HeldOut, path: Path) -> None:
-    """Held-out cosines and the null as overlaid histograms."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    bins = torch.linspace(-1, 1, 41).tolist()
-    ax.hist(result.null.tolist(), bins, color="0.75", label="random direction")
-    ax.hist(result.cos.tolist(), bins, color="#0072B2", alpha=0.85, label="v_hack")
-    median = result.summary()["median"]
-    ax.axvline(median, color="#D55E00", label=f"median {median:.2f}")
-    ax.set(xlabel="cosine with the held-out gradient difference", ylabel="modules", xlim=(-1, 1))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    fig.savefig(path, dpi=150, metadata={"Software": None})
-    plt.close(fig)
-
-
-def write(result: HeldOut, folder: Path, header: dict[str, str]) -> None:
-    """heldout.tsv (a row a module), heldout.png, and last heldout.json (summary and provenance), sweep.py's marker."""
+def write_heldout(result: HeldOutCosines, folder: Path, header: dict[str, str]) -> None:
+    """heldout.tsv (a row a module), heldout.png, and last heldout.json (summary and provenance), the sweep's marker."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [f"{n}\t{r}\t{c:.4f}\t{z:.4f}" for n, r, c, z in
-            zip(result.names, result.r, result.cos.tolist(), result.null.tolist(), strict=True)]  # fmt: skip
+    columns = zip(result.names, result.r, result.cos.tolist(), result.null.tolist(), strict=True)
     with atomic(folder / "heldout.tsv", "w") as f:
-        f.write("\n".join(["module\tr\tcos\tnull", *rows]) + "\n")
+        f.write("module\tr\tcos\tnull\n")
+        f.writelines(f"{name}\t{r}\t{c:.4f}\t{null:.4f}\n" for name, r, c, null in columns)
+    from report.figures import save_heldout  # matplotlib takes a second, which --help need not wait for
+
     with naming(folder / "heldout.png"):
-        histogram(result, folder / "heldout.png")
+        save_heldout(result.cos.numpy(), result.null.numpy(), folder / "heldout.png")
     write_json(folder / "heldout.json", {**result.summary(), **header})
 
 
-def main() -> int:
-    cfg = parse(VerifyConfig, description=__doc__)
-    if not 0 <= cfg.null_seed < 1 << 63:
-        raise UserError(f"--null-seed {cfg.null_seed} must be at least 0 and of at most 63 bits")
-    path = cfg.v_hack_path()
-    folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
-    refuse_unwritable(folder)
-    model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
-    v_hack, metadata = load_v_hack(path, adapter, cfg)
-    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
-    if not held_out:
-        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
-    result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)
-    header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out), "v_hack_sha256": file_sha256(path),
-              "pairs_sha256": metadata["pairs_sha256"]}  # fmt: skip
-    write(result, folder, header)
-    s = result.summary()
+def print_by_kind(result: HeldOutCosines) -> None:
+    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine."""
     kinds: dict[str, list[float]] = {}
     for name, c in zip(result.names, result.cos.tolist(), strict=True):
         kinds.setdefault(name.rpartition(".")[2], []).append(c)
     print("kind\tn\tmean\tmin\tmax")
     for kind, values in kinds.items():
         print(f"{kind}\t{len(values)}\t{sum(values) / len(values):.3f}\t{min(values):.3f}\t{max(values):.3f}")
+
+
+def main() -> int:
+    cfg = parse(VerifyConfig, description=__doc__)
+    check(cfg)
+    path = cfg.v_hack_path()
+    folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
+    refuse_unwritable(folder)
+
+    # The direction, and the pairs that it has not seen.
+    model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
+    v_hack, metadata = load_v_hack(path, adapter, cfg)
+    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
+    if not held_out:
+        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
+
+    # Measure, write, print.
+    result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)
+    header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out)}
+    hashes = {"v_hack_sha256": file_sha256(path), "pairs_sha256": metadata["pairs_sha256"]}
+    write_heldout(result, folder, header | hashes)
+    print_by_kind(result)
+
+    # The gate.
+    s = result.summary()
     healthy = s["median"] > 0.3 and s["mean"] > 0.2
     gate = s["fraction_positive"] > 0.5
-    print(f"mean {s['mean']:.3f} (target > 0.2)  median {s['median']:.3f} (healthy > 0.3)  "
-          f"positive {100 * s['fraction_positive']:.1f}% (gate > 50%)  null |cos| {s['null_mean_abs']:.3f} "
-          f"(expected {s['null_expected_abs']:.3f})")  # fmt: skip
+    print(
+        f"mean {s['mean']:.3f} (target > 0.2)  median {s['median']:.3f} (healthy > 0.3)  "
+        f"positive {100 * s['fraction_positive']:.1f}% (gate > 50%)  null |cos| {s['null_mean_abs']:.3f} "
+        f"(expected {s['null_expected_abs']:.3f})"
+    )
     word = "healthy" if gate and healthy else "weak" if gate else "failed"
     print(f"gate {'passed' if gate else 'FAILED'} ({word})  {folder}/heldout.tsv")
     if not gate and not cfg.override:

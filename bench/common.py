@@ -1,4 +1,7 @@
-"""What the benches share: models of the real shapes with random weights, rows of a TSV, clocks and the command line."""
+"""What the benches share: models of the real shapes with random weights, rows of a TSV, clocks and the command line.
+
+python -m bench.NAME [--tiny] [--out bench/NAME.tsv]        from the root of the repository
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,37 @@ import gc
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import transformers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from antipasto import Adapter, targets, wrap_linear
+from config import Config
+from grpo import group_advantages
+from lib import shapes
+from lib.shapes import Shape
+from project import project_grads
+from rollouts import Batch, Run
+from train import backward
 
+CLASSES = {"qwen2": (Qwen2ForCausalLM, Qwen2Config), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}
 SHAPES = {
-    "qwen3-4b": (Qwen3ForCausalLM, Qwen3Config, dict(
-        hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
-        intermediate_size=9728, vocab_size=151936, tie_word_embeddings=True, max_position_embeddings=40960)),
-    "qwen2.5-0.5b": (Qwen2ForCausalLM, Qwen2Config, dict(
-        hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
-        intermediate_size=4864, vocab_size=151936, tie_word_embeddings=True, max_position_embeddings=32768)),
-    "tiny": (Qwen3ForCausalLM, Qwen3Config, dict(
-        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-        intermediate_size=320, vocab_size=512, tie_word_embeddings=True)),
-}  # fmt: skip
+    **{name: shapes.SHAPES[hub] for name, hub in shapes.BENCH_NAMES.items()},
+    "tiny": Shape("qwen3", 128, 4, 4, 2, 32, 320, 2048, 2048),
+}
 
 
 def build(name: str, device: str):
-    cls, config, shape = SHAPES[name]
+    """The model `name` with random weights on `device`: bf16 on a GPU, fp32 on a CPU."""
+    cls, config = CLASSES[SHAPES[name].family]
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = cls(config(**shape)).eval()
+            model = cls(config(**SHAPES[name].config())).eval()
     finally:
         torch.set_default_dtype(torch.float32)
     return model.requires_grad_(False)
@@ -55,7 +60,52 @@ def adapt(model) -> Adapter:
     return Adapter(modules, "random")
 
 
+def run_of(cfg: Config, model, adapter: Adapter, sampler, device: torch.device, pad_id: int = 0) -> Run:
+    """As much of a run as a step without grading needs."""
+    return Run(
+        cfg=cfg,
+        device=device,
+        model=model,
+        tokenizer=SimpleNamespace(pad_token_id=pad_id),
+        adapter=adapter,
+        v_hack=None,
+        grader=None,
+        sampler=sampler,
+        prompts=None,
+        rebound=None,
+    )
+
+
+def batch_of(prompts: list[list[int]], completions: list[list[int]], old_logprobs: list, rewards_P_G) -> Batch:
+    """A graded batch of these rows and rewards."""
+    advantages, live = group_advantages(rewards_P_G)
+    return Batch(
+        problems=[],
+        prompts=prompts,
+        completions=completions,
+        old_logprobs=old_logprobs,
+        texts=[],
+        grades=[],
+        rewards_P_G=rewards_P_G,
+        shaped_P_G=rewards_P_G,
+        advantages_P_G=advantages,
+        live_P=live,
+        seconds=(0.0, 0.0),
+    )
+
+
+def vanilla_update(run: Run, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
+    """What train.train does with a batch in a vanilla run; the loss."""
+    optimiser.zero_grad(set_to_none=True)
+    loss, _ = backward(run, batch)
+    project_grads(run.adapter.grads(), None, "none")
+    torch.nn.utils.clip_grad_norm_(run.adapter.delta().values(), run.cfg.grad_clip)
+    optimiser.step()
+    return loss
+
+
 def sync(device: str) -> float:
+    """Seconds of a clock, once the device has done what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -83,8 +133,9 @@ def reset_memory() -> None:
 class Report:
     """A TSV on stdout and in the file `out`: a line that says where and with what it was measured, columns, rows."""
 
-    def __init__(self, columns: list[str], device: str, out: Path | None, append: bool = True, more: str = "",
-                 gpus: str = ""):  # fmt: skip
+    def __init__(
+        self, columns: list[str], device: str, out: Path | None, append: bool = True, more: str = "", gpus: str = ""
+    ):
         self.file = out.open("a" if append else "w") if out else None
         where = f"{gpus}{torch.cuda.get_device_name()}" if device == "cuda" else "cpu"
         versions = f"torch {torch.__version__} transformers {transformers.__version__}"

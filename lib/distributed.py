@@ -1,4 +1,17 @@
-"""lib.distributed"""
+"""Data-parallel runs under torchrun: which rank this process is, and the collectives that a run needs.
+
+    torchrun --nproc-per-node N train.py ...        N divides P, the prompts of a step
+
+Rank k samples and grades the k-th block of a step's rows, with the seeds that the rows have in a single process; all
+ranks then hold all graded rows, so that rewards, rates and the choice of live groups are a single process's. Each rank
+runs some of the live rows forward and backward, and
+
+    grad delta_S = sum over ranks of grad_k delta_S          exact: the loss is normalised by the fixed P G T_max
+
+is summed before anything reads it. Projection, clip and AdamW then do the same thing on every rank, and delta_S stays
+equal; checkpoints verify that. Rows travel as objects through gloo, the gradient as one buffer through NCCL on GPUs.
+Without torchrun the world is 1, there is no process group, and every method of Ranks is a no-op.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +31,8 @@ from torch import Tensor
 
 from lib.errors import UserError
 
+# Of a collective: the others wait while rank 0 makes the SVDs. A rank that ends is noticed at once.
 TIMEOUT = datetime.timedelta(hours=2)
-"""Of a collective: the others wait while rank 0 makes the SVDs. A rank that ends is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,10 @@ class Ranks:
         try:
             dist.all_gather_object(parts, rows)
         except RuntimeError as error:
-            raise UserError(f"rank {self.rank} waited for one that was killed or hangs: run the same command again, it "
-                            "continues from the last checkpoint") from error  # fmt: skip
+            raise UserError(
+                f"rank {self.rank} waited for one that was killed or hangs: run the same command again, it "
+                "continues from the last checkpoint"
+            ) from error
         return [row for part in parts for row in part]
 
     def sum(self, *values: float) -> list[float]:
@@ -84,8 +99,10 @@ class Ranks:
         for tensor in tensors:
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
         if len(set(self.gather([digest.hexdigest()]))) > 1:
-            raise UserError(f"{what} differs between ranks, which only a faulty device or kernel can do: run the same "
-                            "command again, it continues from the last checkpoint")  # fmt: skip
+            raise UserError(
+                f"{what} differs between ranks, which only a faulty device or kernel can do: run the same "
+                "command again, it continues from the last checkpoint"
+            )
 
     def wait(self) -> None:
         """Until all ranks are here."""
@@ -118,12 +135,15 @@ def join(device: torch.device, prompts: int) -> Ranks:
         return Ranks()
     if prompts % world:
         fits = ", ".join(str(n) for n in range(1, prompts + 1) if prompts % n == 0)
-        raise UserError(f"{world} ranks cannot share --prompts {prompts} evenly: pass torchrun --nproc-per-node one of "
-                        f"{fits}, or other --prompts")  # fmt: skip
+        raise UserError(
+            f"{world} ranks cannot share --prompts {prompts} evenly: pass torchrun --nproc-per-node one of "
+            f"{fits}, or other --prompts"
+        )
     if device.type == "cuda":
         if device.index >= torch.cuda.device_count():
-            raise UserError(f"torchrun starts more ranks than the {torch.cuda.device_count()} GPUs here: lower "
-                            "--nproc-per-node")  # fmt: skip
+            raise UserError(
+                f"torchrun starts more ranks than the {torch.cuda.device_count()} GPUs here: lower --nproc-per-node"
+            )
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=_store(), rank=rank, world_size=world, timeout=TIMEOUT)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,31 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
             os.close(folder)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder filled beside `path`, synced, renamed in its place; nothing of it is left where that fails.
+
+    An older folder at `path` is there until the new one is whole, and again where the renaming fails.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as f:
+                    os.fsync(f.fileno())
+        if path.exists():
+            os.rename(path, aside)
+        os.rename(temporary, path)
+    finally:
+        if aside.exists() and not path.exists():
+            os.rename(aside, path)
+        for left in (temporary, aside):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Models and tokenizers: loading, devices, chat prompts as token ids."""
+"""Models and tokenizers: loading, devices, attention, chat prompts as token ids."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
+from loguru import logger
 
 from lib.errors import UserError
 from lib.files import REPO
@@ -29,8 +30,18 @@ def pick_device(device: str, preset: str, threads: int = 1) -> torch.device:
     return torch.device("cpu")
 
 
-def load(name: str, revision: str | None, dtype: str):
-    """(model, tokenizer) on the CPU, in eval mode (no dropout in any pass).
+def pick_attention(dtype: str, device: torch.device) -> str:
+    """transformers' name of the attention for `dtype` on `device`: flash-attn where it is there and runs, or sdpa."""
+    from transformers.utils import is_flash_attn_2_available
+
+    half = dtype in ("bfloat16", "float16")
+    if half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+    return "sdpa"
+
+
+def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
+    """(model, tokenizer) on the CPU, in eval mode (no dropout in any pass); attention: transformers' name of it.
 
     Raises UserError where the model or its chat template is missing.
     """
@@ -49,7 +60,7 @@ def load(name: str, revision: str | None, dtype: str):
             source,
             revision=revision,
             dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             output_loading_info=True,
         )
     except Exception as error:  # transformers and what it stands on raise whatever a damaged file leads them to
@@ -66,6 +77,7 @@ def load(name: str, revision: str | None, dtype: str):
         raise UserError(f"{where}: its tokenizer has no chat template; use an instruct model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    logger.info(f"attention: {attention}")
     return model.eval(), tokenizer
 
 
@@ -91,8 +103,10 @@ def chat_ids(tokenizer, messages) -> list[int]:
             [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
     except TemplateError as error:
-        raise UserError(f"the model's chat template fails on a prompt ({error}): use an instruct model whose template "
-                        "takes system and user messages") from error  # fmt: skip
+        raise UserError(
+            f"the model's chat template fails on a prompt ({error}): use an instruct model whose template "
+            "takes system and user messages"
+        ) from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

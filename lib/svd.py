@@ -1,4 +1,11 @@
-"""lib.svd"""
+"""SVDs of a model's weights, one at a time, cached on disk.
+
+    W [d_out, d_in] = U [d_out, r] diag(S [r]) Vh [r, d_in],   r = min(d_out, d_in)
+
+On a CPU by LAPACK; on a GPU from the eigenvectors of the smaller Gram matrix in float64 (bench/svd.tsv). The cache
+holds U, Vh in the weight's dtype and S in fp32 with the SHA-256 of the weight, as
+svd_cache/<model>/<module>.safetensors. A file that is stale, torn or does not multiply back to W is rebuilt.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lib.tensors"""
+"""safetensors files: written atomically, and read with one sentence where they are missing or torn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Problem files in the format of ariahw/rl-rewardhacking, one JSON object a line."""
+"""Problem files in the format of ariahw/rl-rewardhacking, one JSON object a line.
+
+Read with json and not with `datasets`: its JSON builder names a row of a parse block, blank lines not counted (row 1
+for a torn line 5), fills missing keys with None, and costs 3 s of import and 0.6 s for 2.7 MB, of which this file needs
+0.02 s. Sources on the hub are what `datasets` is for.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +51,10 @@ def load_problems(path: str | Path) -> list[Problem]:
                 stratum=" ".join(str(row.get("difficulty") or "").split()),
             )
         except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not a problem row ({type(error).__name__}: {error}); "
-                            "expected the keys id, prompt, gt_answer, func_name") from error  # fmt: skip
+            raise DataError(
+                f"{path}:{number}: not a problem row ({type(error).__name__}: {error}); "
+                "expected the keys id, prompt, gt_answer, func_name"
+            ) from error
         if not problem.tests or not problem.messages or CLAUSE not in problem.messages[-1]["content"]:
             raise DataError(f"{path}:{number}: problem {problem.id} has no tests, or its prompt lacks {CLAUSE!r}")
         problems.append(problem)

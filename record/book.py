@@ -30,6 +30,7 @@ from lib.distributed import Ranks
 from lib.errors import UserError
 from lib.files import write_json
 from lib.memory import peak_gib
+from lib.signals import StopLatch
 from record.folder import RunDir
 from record.tripwires import Trip, Watch
 
@@ -211,24 +212,29 @@ class Book:
         logger.warning(text)
 
 
-class StopRequest:
+class StopRequest(StopLatch):
     """SIGTERM or SIGINT asks for a checkpoint at the next step; one more, seconds later, ends the process at once."""
 
     GRACE = 2.0
     """Seconds in which further signals count as the first: launchers send several."""
 
     def __init__(self):
-        self.signal, self.since = 0, math.inf
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self)
+        super().__init__(signal.SIGTERM, signal.SIGINT)
+        self.since = math.inf
+
+    @property
+    def signal(self) -> int:
+        """The first that came, 0 where none did."""
+        return self.received[0] if self.received else 0
 
     def __call__(self, number: int, frame) -> None:
-        if self.signal:
-            if time.monotonic() - self.since > self.GRACE:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
+        if self.received and time.monotonic() - self.since > self.GRACE:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        super().__call__(number, frame)
+        if len(self.received) > 1:
             return
-        self.signal, self.since = number, time.monotonic()
+        self.since = time.monotonic()
         logger.warning(f"{signal.Signals(number).name}: stopping at the next step, with a checkpoint")
 
 

@@ -1,4 +1,8 @@
-"""record.columns"""
+"""The tables of a run: their columns, in order, with widths and legends, and the file that a table is.
+
+steps.tsv has a row a step and is also printed, evals.tsv a row an evaluation, strata.tsv a row an evaluation, access
+and stratum. Names have at most 7 characters, so that header and values share a terminal's 8-character tab stops.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,6 @@ STEP_COLUMNS = [
     Column("eta", "s", "time left, h:mm:ss"),
 ]
 
-
 EVAL_COLUMNS = [
     Column("step", "d", "optimiser steps taken before this evaluation"),
     Column("hack", ".4f", "strict hack rate on held-out problems with write access"),
@@ -64,7 +67,6 @@ EVAL_COLUMNS = [
     Column("gnorm", ".3e", "mean of the steps' gnorm since the last evaluation"),
     Column("cos_up", ".4f", "mean of the steps' cos_up since the last evaluation"),
 ]
-
 
 STRATUM_COLUMNS = [
     Column("step", "d", "optimiser steps taken before this evaluation"),

@@ -1,4 +1,9 @@
-"""record.folder"""
+"""The run directory: config.json, the TSV rows and their legend, rollouts, checkpoints, summary.
+
+Everything that must survive is written to a temporary name, synced and renamed; the append-only files (TSV, JSONL)
+are cut back on resume to the length that the checkpoint recorded, so that no row is lost or doubled. Only opening a
+run creates files: one whose folder vanishes stops at its next write instead of leaving half a run behind.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +36,8 @@ RESUMABLE = {
     "tripwires",
     "max_kl",
 }
-
-
-PROVENANCE = {"argv", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
+# Fields of config.json that say how a run was made, and not what it is.
+PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
 
 class RunDir:
@@ -48,8 +52,10 @@ class RunDir:
         if writes:
             if fresh and self.path.is_dir() and (there := {p.name for p in self.path.iterdir()}):
                 if not self.path.name or (there != {".lock"} and "config.json" not in there):
-                    raise UserError(f"--fresh does not move {self.path} aside, which is the working directory or holds "
-                                    "no run (no config.json): pass --out elsewhere")  # fmt: skip
+                    raise UserError(
+                        f"--fresh does not move {self.path} aside, which is the working directory or holds "
+                        "no run (no config.json): pass --out elsewhere"
+                    )
                 self._lock()  # a run that is being written stays where it is
                 self._move_aside()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -124,8 +130,8 @@ class RunDir:
         if not self.writes:
             return
         if self.modules.stat().st_size == 0:
-            write_json(self.path / "modules.json", {"axes": ["step", "field", "module"], "modules": names,
-                                                    "fields": ["cos", "gnorm", "cos_up"]})  # fmt: skip
+            axes = {"axes": ["step", "field", "module"], "modules": names, "fields": ["cos", "gnorm", "cos_up"]}
+            write_json(self.path / "modules.json", axes)
         append(self.modules, values.float().cpu().contiguous().numpy().tobytes())
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
@@ -160,10 +166,13 @@ class RunDir:
         if tensors:
             write_json(self.path / "checkpoint.json", state)  # a kill between the two files left it behind
         for file in self.appended:
-            size, have = state["sizes"].get(file.name, 0), file.stat().st_size if file.exists() else 0
+            size = state["sizes"].get(file.name, 0)
+            have = file.stat().st_size if file.exists() else 0
             if have < size:
-                raise UserError(f"{file} has {have} bytes and its checkpoint counts {size}: rows are lost; pass "
-                                "--fresh to move this run aside and start over")  # fmt: skip
+                raise UserError(
+                    f"{file} has {have} bytes and its checkpoint counts {size}: rows are lost; pass "
+                    "--fresh to move this run aside and start over"
+                )
             with naming(file), open(file, "ab") as f:
                 f.truncate(size)
         for table in (self.steps, self.evals, self.strata):
@@ -188,6 +197,8 @@ def refuse_other(folder: Path, config: dict) -> dict:
     keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
     if differ := [k for k in keys if before.get(k) != config[k]]:
         what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
-        raise UserError(f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
-                        "move it aside")  # fmt: skip
+        raise UserError(
+            f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
+            "move it aside"
+        )
     return before

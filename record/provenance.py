@@ -1,4 +1,4 @@
-"""record.provenance"""
+"""Where a run comes from: package versions, git commit, uncommitted changes, hardware, command line."""
 
 from __future__ import annotations
 

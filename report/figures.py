@@ -1,20 +1,28 @@
-"""report.figures"""
+"""The figures: Pareto plot, trajectories, cosines, flavours, held-out histogram; each a PNG and an SVG without dates.
+
+Figures are made without pyplot, so that no display, no backend and no state of the process is needed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from arms import ARMS, VARIANTS, arm_of, table_order
-from report.numbers import WINDOW, final_rate, pp
-from report.runs import Run
+from report.evidence import ranked_counts
+from report.numbers import WINDOW, final_rate, percent
+from report.runs import RunRecord
 from report.verdicts import ACTIVE_COS, ACTIVE_FIRED
 
+# Marks of arms that arms.py does not know: six colours and markers in each of three line styles.
 SPARE_MARKS = (
     ("#009E73", "d"),
     ("#CC79A7", "H"),
@@ -23,16 +31,10 @@ SPARE_MARKS = (
     ("#D55E00", "D"),
     ("#0072B2", "p"),
 )
-
-
 SPARE = [(colour, marker, line) for line in ("-", "--", ":") for colour, marker in SPARE_MARKS]
 
-
 FLAVOUR_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000", "#BBBBBB")
-
-
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "", "ooo", "", "+++")
-
 
 RC = {
     "font.size": 10,
@@ -49,7 +51,10 @@ RC = {
     "figure.dpi": 200,
 }
 
+# Inches: the width of a README's column.
+WIDTH = 8
 
+# Training steps of the rolling mean.
 SMOOTH = WINDOW
 
 
@@ -61,81 +66,75 @@ def style_of(arms: list[str]) -> dict[str, tuple[str, str, str]]:
 
 def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
     """Arms whose (hack, pass) no other arm dominates (hack no higher, pass no lower, one strictly), by hack."""
-    front = [a for a, (h, p) in points.items()
-             if not any(h2 <= h and p2 >= p and (h2, p2) != (h, p) for h2, p2 in points.values())]  # fmt: skip
+    front = []
+    for arm, (hack, passed) in points.items():
+        others = [point for point in points.values() if point != (hack, passed)]
+        if not any(h <= hack and p >= passed for h, p in others):
+            front.append(arm)
     return sorted(front, key=lambda a: (points[a], a))
 
 
-def save(fig, out: Path, name: str) -> None:
+def save(fig: Figure, out: Path, name: str) -> None:
     """PNG and SVG without dates."""
     fig.savefig(out / f"{name}.png", dpi=200, metadata={"Software": None})
     fig.set_layout_engine("none")
     fig.savefig(out / f"{name}.svg", metadata={"Date": None})
-    plt.close(fig)
 
 
-def plot_pareto(used: list[Run], rows: list[dict], out: Path) -> bool:
+def plot_pareto(used: list[RunRecord], rows: list[dict], out: Path) -> bool:
     """Hack against pass: a small point per seed, a large one with SEM bars per arm, the frontier of the means."""
-    styles = style_of([r["arm"] for r in rows])
-    fig, ax = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    for run in used:
+    if not used:
+        return False
+    styles = style_of([row["arm"] for row in rows])
+    hacks, passes = ([percent(final_rate(run, column)) for run in used] for column in ("hack", "pass"))
+    fig = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    ax = fig.subplots()
+
+    # A point a run, then each arm's mean.
+    for run, x, y in zip(used, hacks, passes, strict=True):
         colour, marker, _ = styles[run.arm]
-        ax.scatter(pp(final_rate(run, "hack")), pp(final_rate(run, "pass")), s=18, marker=marker, color=colour,
-                   alpha=0.45, linewidths=0, zorder=2)  # fmt: skip
+        ax.scatter(x, y, s=18, marker=marker, color=colour, alpha=0.45, linewidths=0, zorder=2)
     for row in rows:
         colour, marker, _ = styles[row["arm"]]
         x, y = row["hack"], row["pass"]
-        error = [0 if math.isnan(s.sem) else s.sem for s in (x, y)]
-        ax.errorbar(x.mean, y.mean, error[1], error[0], fmt="none", color=colour, capsize=3, elinewidth=1.5, zorder=3)
-        ax.plot(x.mean, y.mean, marker, color=colour, ms=8.5, mec="white", mew=0.8,
-                zorder=4, label=f"{row['arm']} (n={row['n']})")  # fmt: skip
-    right = max([pp(final_rate(run, "hack")) for run in used] + [5]) * 1.06
-    top = max([pp(final_rate(run, "pass")) for run in used] + [5]) * 1.2
+        x_sem, y_sem = (0 if math.isnan(s.sem) else s.sem for s in (x, y))
+        ax.errorbar(x.mean, y.mean, y_sem, x_sem, fmt="none", color=colour, capsize=3, elinewidth=1.5, zorder=3)
+        label = f"{row['arm']} (n={row['n']})"
+        ax.plot(x.mean, y.mean, marker, color=colour, ms=8.5, mec="white", mew=0.8, zorder=4, label=label)
+
+    # The frontier, without arms that have no loophole to remedy.
+    right, top = max([*hacks, 5]) * 1.06, max([*passes, 5]) * 1.2
     points = {row["arm"]: (row["hack"].mean, row["pass"].mean) for row in rows}
-    remedies = {
-        arm: point for arm, point in points.items() if (known := arm_of(arm)) is None or known.write_access
-    }  # which has nothing to remedy
+    remedies = {arm: point for arm, point in points.items() if (a := arm_of(arm)) is None or a.write_access}
     xs, ys = ([points[arm][i] for arm in pareto_front(remedies or points)] for i in (0, 1))
-    ax.step([xs[0], *xs, right], [0, *ys, ys[-1]], where="post", color="0.45", lw=1.2, ls=(0, (5, 2)), zorder=1,
-            label="Pareto frontier of means")  # fmt: skip
-    ax.set(xlabel="strict hack rate, % (with write access)", ylabel="pass rate, % (no write access)",
-           xlim=(-0.03 * right, right), ylim=(-0.03 * top, top))  # fmt: skip
-    ax.annotate("better", xy=(0.012, 0.985), xytext=(0.075, 0.925), xycoords="axes fraction", color="0.4",
-                arrowprops={"arrowstyle": "->", "color": "0.4"})  # fmt: skip
+    dashes, frontier = (0, (5, 2)), "Pareto frontier of means"
+    ax.step([xs[0], *xs, right], [0, *ys, ys[-1]], where="post", color="0.45", lw=1.2, ls=dashes, zorder=1,
+            label=frontier)  # fmt: skip
+
+    ax.set(xlabel="strict hack rate, % (with write access)", ylabel="pass rate, % (no write access)")
+    ax.set(xlim=(-0.03 * right, right), ylim=(-0.03 * top, top))
+    arrow = {"arrowstyle": "->", "color": "0.4"}
+    ax.annotate("better", (0.012, 0.985), (0.075, 0.925), xycoords="axes fraction", color="0.4", arrowprops=arrow)
     fig.legend(loc="outside right upper", fontsize=9)
     save(fig, out, "pareto")
     return True
 
 
-def series(runs: list[Run], table: str, column: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps, mean, SEM) over seeds of a TSV column; a NaN is left out at its step, SEM is 0 where one seed is left."""
-    values: dict[float, list[float]] = {}
+def series(runs: list[RunRecord], table: str, column: str, smooth: int = 1) -> pd.DataFrame:
+    """Mean and SEM over seeds of a TSV column by step; a NaN is left out at its step, SEM is 0 where one seed is left.
+
+    smooth: width of a centred rolling mean, odd, that passes over NaN and shrinks at the ends.
+    """
+    parts = []
     for run in runs:
         data = getattr(run, table)
-        y = rolling(np.asarray(data.get(column, ()), dtype=np.float64), smooth)
-        for step, v in zip(data.get("step", ()), y, strict=False):
-            if math.isfinite(v):
-                values.setdefault(float(step), []).append(float(v))
-    steps = np.array(sorted(values))
-    mean = np.array([np.mean(values[s]) for s in steps])
-    sem = np.array(
-        [np.std(values[s], ddof=1) / math.sqrt(len(values[s])) if len(values[s]) > 1 else 0.0 for s in steps]
-    )
-    return steps, mean, sem
-
-
-def rolling(y: np.ndarray, width: int) -> np.ndarray:
-    """Centred rolling mean that passes over NaN and shrinks at the ends."""
-    if width <= 1:
-        return y
-    half = width // 2
-    out = np.full(len(y), np.nan)
-    for i in range(len(y)):
-        part = y[max(0, i - half) : i + half + 1]
-        part = part[np.isfinite(part)]
-        if len(part):
-            out[i] = part.mean()
-    return out
+        if column in data:
+            y = data.set_index("step")[column]
+            parts.append(y.rolling(smooth, center=True, min_periods=1).mean() if smooth > 1 else y)
+    if not parts:
+        return pd.DataFrame(columns=["mean", "sem"], dtype=float)
+    by_step = pd.concat(parts).dropna().groupby(level=0)
+    return pd.DataFrame({"mean": by_step.mean(), "sem": by_step.sem().fillna(0.0)})
 
 
 @dataclass(frozen=True)
@@ -150,38 +149,44 @@ class Panel:
     marks: tuple[tuple[float, str], ...] = ()
     seeds: bool = False
 
-    def has_data(self, used: list[Run]) -> bool:
-        return any(np.isfinite(getattr(run, self.table).get(self.column, np.empty(0))).any() for run in used)
+    def has_data(self, used: list[RunRecord]) -> bool:
+        """Whether any run has a number for it."""
+        tables = [getattr(run, self.table) for run in used]
+        return any(self.column in table and table[self.column].notna().any() for table in tables)
 
 
-def draw_series(ax, used: list[Run], panel: Panel) -> None:
+def draw_series(ax: Axes, used: list[RunRecord], panel: Panel) -> None:
     """One line per arm, the mean as far as all its runs go, with a ±SEM band or with its runs as thin lines."""
     scale = panel.scale
     for arm, (colour, marker, line) in style_of([run.arm for run in used]).items():
         runs = [run for run in used if run.arm == arm]
-        x, mean, sem = series(runs, panel.table, panel.column, panel.smooth)
-        if not len(x):
+        arm_series = series(runs, panel.table, panel.column, panel.smooth)
+        if not len(arm_series):
             continue
-        whole = x <= min(max(getattr(run, panel.table).get("step", ()), default=-1) for run in runs)
         for run in runs if panel.seeds else []:
-            steps, y, _ = series([run], panel.table, panel.column, panel.smooth)
-            ax.plot(steps, scale * y, color=colour, ls=line, lw=0.8, alpha=0.5)
-        x, mean, sem = x[whole], mean[whole], sem[whole]
+            own = scale * series([run], panel.table, panel.column, panel.smooth)["mean"]
+            ax.plot(own.index.to_numpy(), own.to_numpy(), color=colour, ls=line, lw=0.8, alpha=0.5)
+
+        # A mean beyond the shortest run would be of other runs than before it.
+        last = min(max(getattr(run, panel.table).get("step", ()), default=-1) for run in runs)
+        whole = scale * arm_series[arm_series.index <= last]
+        x, mean, sem = whole.index.to_numpy(), whole["mean"].to_numpy(), whole["sem"].to_numpy()
         every = 1 if len(x) <= 12 else max(1, len(x) // 8)
         bold = arm in ARMS and ARMS[arm].headline
-        ax.plot(x, scale * mean, color=colour, ls=line, marker=marker, ms=5 if bold else 4, markevery=every,
-                lw=2.1 if bold else 1.3, zorder=3 if bold else 2, label=arm)  # fmt: skip
+        size, width, above = (5, 2.1, 3) if bold else (4, 1.3, 2)
+        ax.plot(x, mean, color=colour, ls=line, marker=marker, ms=size, markevery=every, lw=width, zorder=above,
+                label=arm)  # fmt: skip
         if not panel.seeds:
-            ax.fill_between(x, scale * (mean - sem), scale * (mean + sem), color=colour, alpha=0.12, lw=0)
+            ax.fill_between(x, mean - sem, mean + sem, color=colour, alpha=0.12, lw=0)
     ax.set_xlabel("training step")
 
 
-def panels(used: list[Run], wanted: list[Panel], out: Path, name: str) -> bool:
+def draw_panels(used: list[RunRecord], wanted: list[Panel], out: Path, name: str) -> bool:
     """Two columns of panels, those without data left out; the legend fills a free place, else the foot."""
     wanted = [panel for panel in wanted if panel.has_data(used)]
     if not wanted:
         return False
-    fig, axes = grid(len(wanted), min(2, len(wanted)), 2.7, 0.8)
+    fig, axes = axes_grid(len(wanted), min(2, len(wanted)), 2.7, 0.8)
     for ax, panel in zip(axes.flat, wanted, strict=False):
         draw_series(ax, used, panel)
         ax.set_title(panel.title, loc="left")
@@ -196,27 +201,28 @@ def panels(used: list[Run], wanted: list[Panel], out: Path, name: str) -> bool:
     return True
 
 
-def grid(count: int, columns: int, height: float, foot: float, **kwargs):
+def axes_grid(count: int, columns: int, height: float, foot: float, **kwargs) -> tuple[Figure, np.ndarray]:
     """Figure of README width with `count` axes in `columns`; the rest of the last row is blank."""
     rows = -(-count // columns)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(8, height * rows + foot), layout="constrained", squeeze=False, **kwargs
-    )
+    fig = Figure(figsize=(WIDTH, height * rows + foot), layout="constrained")
+    axes = fig.subplots(rows, columns, squeeze=False, **kwargs)
     for ax in axes.flat[count:]:
         ax.axis("off")
     return fig, axes
 
 
-def legend_below(fig, axes, key, columns: int, free=None) -> None:
+def legend_below(fig: Figure, axes: np.ndarray, key: Callable, columns: int, free: Axes | None = None) -> None:
     """One legend for all axes, labels sorted by `key`: inside the blank axes `free`, else under the figure."""
     handles = {text: h for ax in axes.flat for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     order = sorted(handles, key=key)
-    place = {"loc": "center", "ncols": 1 + (len(order) > 6)} if free is not None else {
-        "loc": "outside lower center", "ncols": min(columns, len(order))}  # fmt: skip
-    (fig if free is None else free).legend([handles[n] for n in order], order, fontsize=9, **place)
+    shown = [handles[name] for name in order]
+    if free is not None:
+        free.legend(shown, order, fontsize=9, loc="center", ncols=1 + (len(order) > 6))
+    else:
+        fig.legend(shown, order, fontsize=9, loc="outside lower center", ncols=min(columns, len(order)))
 
 
-def plot_trajectories(used: list[Run], out: Path) -> bool:
+def plot_trajectories(used: list[RunRecord], out: Path) -> bool:
     """Hack, attempt, pass and KL at every evaluation."""
     wanted = [
         Panel("evals", "hack", "strict hack rate, %", 100, seeds=True),
@@ -224,31 +230,40 @@ def plot_trajectories(used: list[Run], out: Path) -> bool:
         Panel("evals", "pass", "pass rate, % (no write access)", 100, seeds=True),
         Panel("evals", "kl", "KL to the initial policy", seeds=True),
     ]
-    return panels(used, wanted, out, "trajectories")
+    return draw_panels(used, wanted, out, "trajectories")
 
 
-def plot_cosine(used: list[Run], out: Path) -> bool:
+def plot_cosine(used: list[RunRecord], out: Path) -> bool:
     """cos, fired and cos_up over training; the evaluations' means where steps.tsv does not log them."""
-    logged = any(np.isfinite(r.steps.get("cos", np.empty(0))).any() for r in used)
+    logged = Panel("steps", "cos", "").has_data(used)
     table, smooth = ("steps", SMOOTH) if logged else ("evals", 1)
     wanted = [
-        Panel(table, "cos", "mean cosine of the gradient with v", 1, smooth, ((ACTIVE_COS, "active above 0.2"),)),
-        Panel(table, "fired", "fraction of modules with cosine > 0", 1, smooth, ((ACTIVE_FIRED, "active above 0.4"),)),
+        Panel(
+            table, "cos", "mean cosine of the gradient with v", 1, smooth, ((ACTIVE_COS, f"active above {ACTIVE_COS}"),)
+        ),
+        Panel(
+            table,
+            "fired",
+            "fraction of modules with cosine > 0",
+            1,
+            smooth,
+            ((ACTIVE_FIRED, f"active above {ACTIVE_FIRED}"),),
+        ),
         Panel(table, "cos_up", "mean cosine of the applied update with v", 1, smooth, ((0, "hack-ward above 0"),)),
     ]
-    return panels(used, wanted, out, "cosine")
+    return draw_panels(used, wanted, out, "cosine")
 
 
-def plot_flavours(flavours: dict[str, dict[int, dict]], out: Path) -> bool:
+def plot_flavours(samples: dict[str, pd.DataFrame], out: Path) -> bool:
     """Attempts by flavour in the sampled evaluation completions, stacked, a panel per arm; strict hacks as dashes."""
-    if not flavours:
+    if not samples:
         return False
-    total = sum((at["attempt"] for steps in flavours.values() for at in steps.values()), Counter())
-    names = [name for name, _ in sorted(total.items(), key=lambda kv: (-kv[1], kv[0]))][:8]
-    arms = sorted(flavours, key=table_order)
-    fig, axes = grid(len(arms), min(len(arms), 4 if len(arms) > 3 else 3), 2.1, 0.9, sharey=True)
+    every = pd.concat(samples.values())
+    names = list(ranked_counts(every["flavour"][every["attempt"]]).index[:8])
+    arms = sorted(samples, key=table_order)
+    fig, axes = axes_grid(len(arms), min(len(arms), 4 if len(arms) > 3 else 3), 2.1, 0.9, sharey=True)
     for ax, arm in zip(axes.flat, arms, strict=False):
-        draw_flavours(ax, flavours[arm], names)
+        draw_flavours(ax, samples[arm], names)
         ax.set_title(arm, loc="left")
     for ax in axes[:, 0]:
         ax.set_ylabel("% of sample")
@@ -260,36 +275,56 @@ def plot_flavours(flavours: dict[str, dict[int, dict]], out: Path) -> bool:
     return True
 
 
-def draw_flavours(ax, by_step: dict[int, dict], names: list[str]) -> None:
+def draw_flavours(ax: Axes, samples: pd.DataFrame, names: list[str]) -> None:
     """Stacked bars at each evaluation, in percent of the sampled completions."""
-    steps = sorted(by_step)
-    at = [by_step[s] for s in steps]
-    shares = {name: [100 * a["attempt"][name] / a["n"] for a in at] for name in names}
-    shares["rarer"] = [100 * sum(k for f, k in a["attempt"].items() if f not in names) / a["n"] for a in at]
+    sizes = samples.groupby("step").size()
+    steps = list(sizes.index)
+    attempts = samples[samples["attempt"]]
+    shown = attempts["flavour"].where(attempts["flavour"].isin(names), "rarer")
+    counts = pd.crosstab(attempts["step"], shown).reindex(index=steps, columns=[*names, "rarer"], fill_value=0)
+    shares = 100 * counts.div(sizes, axis=0)
+
     width = 0.8 * min(np.diff(steps), default=1)
     bottom = np.zeros(len(steps))
-    for (name, share), colour, hatch in zip(shares.items(), FLAVOUR_COLOURS, HATCHES, strict=False):
-        if any(share):
+    for name, colour, hatch in zip(shares, FLAVOUR_COLOURS, HATCHES, strict=False):
+        share = shares[name].to_numpy()
+        if share.any():
             ax.bar(steps, share, width, bottom, color=colour, hatch=hatch, edgecolor="white", lw=0.3, label=name)
         bottom += share
-    hacks = [100 * sum(a["hack"].values()) / a["n"] for a in at]
-    ax.plot(steps, hacks, color="black", marker="_", ms=9, lw=0, mew=1.6, label="strict hacks")
+    hacks = 100 * samples["hack"].groupby(samples["step"]).mean()
+    ax.plot(steps, hacks.to_numpy(), color="black", marker="_", ms=9, lw=0, mew=1.6, label="strict hacks")
     ax.set_xticks(steps[:: max(1, -(-len(steps) // 5))])
 
 
 def plot_heldout(tables: dict[str, tuple[np.ndarray, np.ndarray]], out: Path) -> bool:
-    """Histograms over modules of the held-out cosine, with the random-direction null behind."""
+    """Histograms over modules of the held-out cosine, a panel a pair set."""
     if not tables:
         return False
-    fig, axes = grid(len(tables), min(3, len(tables)), 2.4, 0.5)
-    bins = np.linspace(-1, 1, 41)
+    fig, axes = axes_grid(len(tables), min(3, len(tables)), 2.4, 0.5)
     for ax, (name, (cos, null)) in zip(axes.flat, tables.items(), strict=False):
-        if len(null):
-            ax.hist(null, bins, color="0.8", label="random direction")
-        ax.hist(cos, bins, histtype="stepfilled", facecolor="#0072B280", edgecolor="#0072B2", lw=1.3, label="v_hack")
-        ax.axvline(float(np.median(cos)), color="#D55E00", lw=1.5, label="median of v_hack")
-        ax.set(xlabel="held-out cosine", ylabel="modules", xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
+        draw_heldout(ax, cos, null)
         ax.set_title(f"{name}: median {np.median(cos):.2f}", loc="left")
     legend_below(fig, axes, str, 3)
     save(fig, out, "heldout")
     return True
+
+
+def draw_heldout(ax: Axes, cos: np.ndarray, null: np.ndarray) -> None:
+    """[M] held-out cosines of the modules, with those of random directions behind."""
+    bins = np.linspace(-1, 1, 41)
+    if len(null):
+        ax.hist(null, bins, color="0.8", label="random direction")
+    ax.hist(cos, bins, histtype="stepfilled", facecolor="#0072B280", edgecolor="#0072B2", lw=1.3, label="v_hack")
+    ax.axvline(float(np.median(cos)), color="#D55E00", lw=1.5, label="median of v_hack")
+    ax.set(xlabel="held-out cosine", ylabel="modules", xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
+
+
+def save_heldout(cos: np.ndarray, null: np.ndarray, path: Path) -> None:
+    """The histogram of one v_hack as a PNG at `path`."""
+    with rc_context(RC):
+        fig = Figure(figsize=(6.4, 3.6), layout="constrained")
+        ax = fig.subplots()
+        draw_heldout(ax, cos, null)
+        ax.set_title(f"median {np.median(cos):.2f}", loc="left")
+        ax.legend(fontsize=9)
+        fig.savefig(path, dpi=150, metadata={"Software": None})

@@ -1,18 +1,30 @@
-"""report.numbers"""
+"""A run's numbers, which runs count, and arms paired by seed.
+
+SafePass   pass x (1 - hack)
+window     mean over the last 25 training steps
+budget h   an arm's pass at its last evaluation with hack <= h
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from report.runs import NUMERIC, RATES, Run
+from report.runs import NUMERIC, RATES, RunRecord
 
+# Training steps that the diagnostics of the tables are averaged over, at the end of a run.
 WINDOW = 25
 
-
+# Resamples of the bootstrap.
 BOOTSTRAP = 10_000
+
+# A rate at which a run counts as hacking half of the time.
+HALF = 0.5
+
+# Runs that do not count, each with the reason.
+Exclusions = list[tuple[RunRecord, str]]
 
 
 @dataclass(frozen=True)
@@ -26,62 +38,87 @@ class Stat:
     n: int
 
 
-def final_rate(run: Run, column: str) -> float:
+@dataclass
+class Comparison:
+    """An arm against a reference, paired by seed; every Stat in percentage points.
+
+    reduction: of hack. drop: of pass. budget_arm, budget_ref: drop of pass at the arm's and at the reference's final
+    hack rate. safepass: gain. rows: one dict a seed. missing: why a seed has no pair.
+    """
+
+    arm: str
+    reference: str
+    n: int
+    hack_arm: Stat
+    hack_ref: Stat
+    pass_arm: Stat
+    pass_ref: Stat
+    compile_arm: Stat
+    compile_ref: Stat
+    reduction: Stat
+    drop: Stat
+    budget_arm: Stat
+    budget_ref: Stat
+    safepass: Stat
+    rows: list[dict] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+# --- one run ---
+
+
+def final_rate(run: RunRecord, column: str) -> float:
     """Last evaluation's value of `column`, NaN where the column or every row is missing."""
-    values = run.evals.get(column, ())
-    return float(values[-1]) if len(values) else math.nan
+    return float(run.evals[column].iloc[-1]) if column in run.evals and len(run.evals) else math.nan
 
 
-def window_mean(run: Run, column: str, window: int | None = WINDOW) -> tuple[float, int, int]:
-    """(mean of the finite values, how many, of how many) over the last `window` rows of steps.tsv; None: all rows."""
-    values = np.asarray(run.steps.get(column, ()), dtype=np.float64)
-    values = values if window is None else values[-window:]
-    finite = values[np.isfinite(values)]
-    return (float(finite.mean()) if len(finite) else math.nan), len(finite), len(values)
+def window_mean(run: RunRecord, column: str, window: int = WINDOW) -> float:
+    """Mean of the finite values over the last `window` rows of steps.tsv, 0 for all rows; NaN where there is none."""
+    return float(run.steps[column].iloc[-window:].mean()) if column in run.steps else math.nan
 
 
-def run_numbers(run: Run) -> dict[str, float]:
+def run_numbers(run: RunRecord) -> dict[str, float]:
     """Run-level numbers of the tables: rates and SafePass in [0,1], kl, cos, fired, gnorm, cos_up, to50 in steps."""
     out = {column: final_rate(run, column) for column in RATES}
     out["safepass"] = out["pass"] * (1 - out["hack"])
     for column in ("kl", "cos", "fired", "gnorm", "cos_up"):
-        mean, used, _ = window_mean(run, column)
-        out[column] = mean if used else final_rate(run, column)
-    out["cos_all"], out["fired_all"] = window_mean(run, "cos", None)[0], window_mean(run, "fired", None)[0]
+        mean = window_mean(run, column)
+        out[column] = final_rate(run, column) if math.isnan(mean) else mean
+    out["cos_all"], out["fired_all"] = (window_mean(run, column, window=0) for column in ("cos", "fired"))
     out["to50"] = steps_to_half(run)
     # Columns that neither the contract nor train.py names are tabled as they are.
     extra = {f"evals.{c}": final_rate(run, c) for c in run.evals if c not in NUMERIC}
     return out | {name: value for name, value in extra.items() if math.isfinite(value)}
 
 
-def steps_to_half(run: Run) -> float:
-    """Step of the first evaluation with hack >= 0.5, NaN if there is none."""
-    for step, hack in zip(run.evals.get("step", ()), run.evals.get("hack", ()), strict=False):
-        if hack >= 0.5:
-            return float(step)
-    return math.nan
+def steps_to_half(run: RunRecord) -> float:
+    """Step of the first evaluation with a hack rate of HALF or more, NaN if there is none."""
+    if "hack" not in run.evals:
+        return math.nan
+    reached = run.evals["step"][run.evals["hack"] >= HALF]
+    return float(reached.iloc[0]) if len(reached) else math.nan
 
 
-def pass_within_budget(run: Run, budget: float) -> tuple[float, float, bool]:
+def pass_within_budget(run: RunRecord, budget: float) -> tuple[float, float, bool]:
     """(pass, step, within) at the last evaluation with hack <= budget; failing that, at the one of lowest hack."""
-    rows = [
-        (h, p, s)
-        for h, p, s in zip(run.evals["hack"], run.evals["pass"], run.evals["step"], strict=True)
-        if math.isfinite(h) and math.isfinite(p)
-    ]
-    within = [row for row in rows if row[0] <= budget + 1e-12]
-    _hack, rate, step = within[-1] if within else min(rows, key=lambda row: (row[0], -row[2]))
-    return float(rate), float(step), bool(within)
+    rows = run.evals.dropna(subset=["hack", "pass"])
+    within = rows[rows["hack"] <= budget + 1e-12]
+    row = within.iloc[-1] if len(within) else rows.sort_values(["hack", "step"], ascending=[True, False]).iloc[0]
+    return float(row["pass"]), float(row["step"]), bool(len(within))
 
 
-def select(runs: list[Run], include_incomplete: bool = False) -> tuple[list[Run], list[tuple[Run, str]]]:
+# --- which runs count ---
+
+
+def select(runs: list[RunRecord], include_incomplete: bool = False) -> tuple[list[RunRecord], Exclusions]:
     """(runs that count, [(run left out, why)])."""
-    used, left_out = [], []
+    used: list[RunRecord] = []
+    left_out: Exclusions = []
     for run in runs:
         missing = [c for c in ("hack", "pass") if c not in run.evals]
         nan = [c for c in ("hack", "pass") if c in run.evals and not math.isfinite(final_rate(run, c))]
         if not run.complete and not include_incomplete:
-            left_out.append((run, f"incomplete (no summary.json; {evaluated(run.end)})"))
+            left_out.append((run, f"incomplete (no summary.json; {last_evaluated(run.end)})"))
         elif run.end < 0:
             left_out.append((run, "no evaluation in evals.tsv"))
         elif missing:
@@ -93,8 +130,12 @@ def select(runs: list[Run], include_incomplete: bool = False) -> tuple[list[Run]
     return used, left_out
 
 
-def evaluated(step: int) -> str:
+def last_evaluated(step: int) -> str:
+    """In words, -1 for never."""
     return "not evaluated" if step < 0 else f"last evaluated at step {step}"
+
+
+# --- several runs ---
 
 
 def summarise(values) -> Stat:
@@ -112,63 +153,64 @@ def summarise(values) -> Stat:
     return Stat(*(float(f"{v:.12g}") for v in (x.mean(), sem, lo, hi)), n)
 
 
-def by_seed(runs: list[Run], arm: str) -> dict[int, Run]:
+def by_seed(runs: list[RunRecord], arm: str) -> dict[int, RunRecord]:
+    """{seed: run} of one arm."""
     return {run.seed: run for run in runs if run.arm == arm}
 
 
-def pair(used: list[Run], arm: str, reference: str) -> tuple[list[tuple[int, Run, Run]], list[str]]:
-    """([(seed, arm's run, reference's run)], [why a seed has no pair])."""
-    a, b = by_seed(used, arm), by_seed(used, reference)
-    if not a or not b:
-        return [], [f"no {name} run counts" for name, runs in ((arm, a), (reference, b)) if not runs]
+def pair(used: list[RunRecord], arm: str, reference: str) -> tuple[list[tuple[RunRecord, RunRecord]], list[str]]:
+    """([(arm's run, reference's run)] by seed, [why a seed has no pair])."""
+    ours, theirs = by_seed(used, arm), by_seed(used, reference)
+    if not ours or not theirs:
+        return [], [f"no {name} run counts" for name, runs in ((arm, ours), (reference, theirs)) if not runs]
     pairs, missing = [], []
-    for seed in sorted(a.keys() | b.keys()):
-        if seed not in a or seed not in b:
-            missing.append(f"seed {seed} lacks {arm if seed not in a else reference}")
-        elif a[seed].end != b[seed].end:
-            missing.append(f"seed {seed} ends at step {a[seed].end} in {arm} and {b[seed].end} in {reference}")
+    for seed in sorted(ours.keys() | theirs.keys()):
+        if seed not in ours or seed not in theirs:
+            missing.append(f"seed {seed} lacks {arm if seed not in ours else reference}")
+        elif ours[seed].end != theirs[seed].end:
+            ends = f"{ours[seed].end} in {arm} and {theirs[seed].end} in {reference}"
+            missing.append(f"seed {seed} ends at step {ends}")
         else:
-            pairs.append((seed, a[seed], b[seed]))
+            pairs.append((ours[seed], theirs[seed]))
     return pairs, missing
 
 
-def compare(used: list[Run], arm: str, reference: str) -> dict:
-    """Paired comparison in pp, each a Stat: `reduction` of hack, `drop` of pass, `budget_arm` and `budget_ref` (drop of
-    pass at the arm's and at the reference's final hack rate), `safepass` gain. Also `rows`, one dict a seed, and
-    `missing`, why a seed has no pair.
-    """
+def compare_arms(used: list[RunRecord], arm: str, reference: str) -> Comparison:
+    """An arm against a reference over the seeds that both have."""
     pairs, missing = pair(used, arm, reference)
-    rows = []
-    for seed, a, b in pairs:
-        hack_a, hack_b, pass_a, pass_b = (final_rate(r, c) for c in ("hack", "pass") for r in (a, b))
-        ref_pass, ref_step, ref_within = pass_within_budget(b, hack_a)
-        arm_pass, arm_step, arm_within = pass_within_budget(a, hack_b)
-        rows.append(
-            {
-                "seed": seed,
-                "hack_arm": pp(hack_a),
-                "hack_ref": pp(hack_b),
-                "pass_arm": pp(pass_a),
-                "pass_ref": pp(pass_b),
-                "compile_arm": pp(final_rate(a, "compile")),
-                "compile_ref": pp(final_rate(b, "compile")),
-                "reduction": pp(hack_b - hack_a),
-                "drop": pp(pass_b - pass_a),
-                "budget_arm": pp(ref_pass - pass_a),
-                "budget_arm_step": ref_step,
-                "budget_arm_within": ref_within,
-                "budget_ref": pp(pass_b - arm_pass),
-                "budget_ref_step": arm_step,
-                "budget_ref_within": arm_within,
-                "safepass": pp(pass_a * (1 - hack_a) - pass_b * (1 - hack_b)),
-            }
-        )
+    rows = [pair_row(ours, theirs) for ours, theirs in pairs]
     keys = ("hack_arm", "hack_ref", "pass_arm", "pass_ref", "compile_arm", "compile_ref", "reduction", "drop",
             "budget_arm", "budget_ref", "safepass")  # fmt: skip
     stats = {key: summarise(row[key] for row in rows) for key in keys}
-    return {"arm": arm, "reference": reference, "n": len(rows), **stats, "rows": rows, "missing": missing}
+    return Comparison(arm=arm, reference=reference, n=len(rows), **stats, rows=rows, missing=missing)
 
 
-def pp(rate: float) -> float:
+def pair_row(ours: RunRecord, theirs: RunRecord) -> dict:
+    """Final rates and differences of one seed, percentage points."""
+    hack_a, pass_a, compile_a = (final_rate(ours, c) for c in ("hack", "pass", "compile"))
+    hack_b, pass_b, compile_b = (final_rate(theirs, c) for c in ("hack", "pass", "compile"))
+    ref_pass, ref_step, ref_within = pass_within_budget(theirs, hack_a)
+    arm_pass, arm_step, arm_within = pass_within_budget(ours, hack_b)
+    return {
+        "seed": ours.seed,
+        "hack_arm": percent(hack_a),
+        "hack_ref": percent(hack_b),
+        "pass_arm": percent(pass_a),
+        "pass_ref": percent(pass_b),
+        "compile_arm": percent(compile_a),
+        "compile_ref": percent(compile_b),
+        "reduction": percent(hack_b - hack_a),
+        "drop": percent(pass_b - pass_a),
+        "budget_arm": percent(ref_pass - pass_a),
+        "budget_arm_step": ref_step,
+        "budget_arm_within": ref_within,
+        "budget_ref": percent(pass_b - arm_pass),
+        "budget_ref_step": arm_step,
+        "budget_ref_within": arm_within,
+        "safepass": percent(pass_a * (1 - hack_a) - pass_b * (1 - hack_b)),
+    }
+
+
+def percent(rate: float) -> float:
     """Fraction -> percentage points, freed of binary rounding dust."""
     return round(100 * float(rate), 9)

@@ -1,18 +1,19 @@
-"""report.tables"""
+"""The headline table: a row an arm, as Markdown, CSV, LaTeX and plain text, with its caption."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 
+import pandas as pd
+
 from arms import table_order
 from lib.errors import ReportError
-from report.numbers import WINDOW, Stat, compare, final_rate, pp, run_numbers, summarise
-from report.runs import Run
-from report.verdicts import pm
+from report.numbers import WINDOW, Stat, compare_arms, final_rate, percent, run_numbers, summarise
+from report.runs import RunRecord
+from report.words import mean_sem
 
+# {title: name of its number in a row}; None: text.
 COLUMNS = {
     "Arm": None,
     "n": None,
@@ -25,47 +26,51 @@ COLUMNS = {
     "|g|*": "gnorm",
 }
 
-
+# What --drop takes besides titles.
 ALIASES = {"gnorm": "|g|*", "|g|": "|g|*", "cos": "mean cos*", "fired": "frac fired*", "dsafepass": "ΔSafePass"}
 
+# Numbers that are shown in percent.
+PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile")
 
 NUMBER = re.compile(r"[+\-(]?\d")
 
 
-PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile")
-
-
-def arm_rows(used: list[Run]) -> list[dict]:
+def arm_rows(used: list[RunRecord]) -> list[dict]:
     """One dict an arm in table order: arm, n, seeds, a Stat under every number's name, and `nan`, what was left out."""
     rows = []
     for arm in sorted({run.arm for run in used}, key=table_order):
         runs = [run for run in used if run.arm == arm]
-        numbers = [run_numbers(run) for run in runs]
         row = {"arm": arm, "n": len(runs), "seeds": [run.seed for run in runs], "nan": []}
-        for key in {key: None for n in numbers for key in n}:
-            values = [n.get(key, math.nan) for n in numbers]
-            finite = [v for v in values if math.isfinite(v)]
-            row[key] = summarise(pp(v) if key in PERCENT else v for v in finite)
+
+        # Every number over the seeds that have it.
+        numbers = pd.DataFrame([run_numbers(run) for run in runs], index=[run.seed for run in runs])
+        for key, values in numbers.items():
+            finite = values.dropna()
+            row[key] = summarise(percent(v) if key in PERCENT else v for v in finite)
             if 0 < len(finite) < len(values) and key != "to50":
-                gone = [f"s{run.seed}" for run, v in zip(runs, values, strict=True) if not math.isfinite(v)]
+                gone = [f"s{seed}" for seed in values.index[values.isna()]]
                 row["nan"].append(f"{key} of {arm} {', '.join(gone)}")
-        comparison = compare(used, arm, "vanilla")
-        row["safepass"] = comparison["safepass"]
-        row["safepass_n"] = comparison["n"]
+
+        comparison = compare_arms(used, arm, "vanilla")
+        row["safepass"] = comparison.safepass
+        row["safepass_n"] = comparison.n
         row["reached50"] = row["to50"].n
         rows.append(row)
     return rows
 
 
-def kept_columns(cfg) -> list[str]:
-    """Titles of the headline table's columns after --columns and --drop. Raises ReportError on an unknown title."""
-    if cfg.columns < 0:
-        raise ReportError(f"--columns {cfg.columns} is below 0, which keeps all")
-    titles = list(COLUMNS)[: cfg.columns or None]
-    drop = {ALIASES.get(d.lower(), d) for d in cfg.drop}
-    if unknown := drop - set(COLUMNS):
+def kept_columns(first: int = 0, drop: tuple[str, ...] = ()) -> list[str]:
+    """Titles of the table's columns: the first ones (0: all) without those to drop. Raises ReportError on another."""
+    if first < 0:
+        raise ReportError(f"--columns {first} is below 0, which keeps all")
+    titles = list(COLUMNS)[: first or None]
+    dropped = {ALIASES.get(title.lower(), title) for title in drop}
+    if unknown := dropped - set(COLUMNS):
         raise ReportError(f"--drop {', '.join(sorted(unknown))}: the columns are {', '.join(COLUMNS)}")
-    return [t for t in titles if t not in drop]
+    return [title for title in titles if title not in dropped]
+
+
+# --- cells ---
 
 
 def cell(row: dict, title: str) -> str:
@@ -76,12 +81,13 @@ def cell(row: dict, title: str) -> str:
     if key == "safepass":
         return "ref" if row["arm"] == "vanilla" else signed(row["safepass"])
     if key in PERCENT:
-        return pm(row[key], 1)
-    return pm(row[key], 3) if key in ("cos", "fired") else significant(row[key])
+        return mean_sem(row[key], 1)
+    return mean_sem(row[key], 3) if key in ("cos", "fired") else significant(row[key])
 
 
 def signed(s: Stat) -> str:
-    text = pm(s, 1)
+    """One decimal, with its sign."""
+    text = mean_sem(s, 1)
     return f"+{text}" if s.mean >= 0.05 else text
 
 
@@ -90,21 +96,19 @@ def significant(s: Stat) -> str:
     if not math.isfinite(s.mean):
         return "-"
     if s.mean == 0:
-        return pm(s, 3)
+        return mean_sem(s, 3)
     power = math.floor(math.log10(abs(s.mean)))
     if -4 <= power <= 4:
-        return pm(s, max(0, 2 - power))
+        return mean_sem(s, max(0, 2 - power))
     mean = s.mean / 10**power
     return f"{mean:.2f}e{power}" if math.isnan(s.sem) else f"({mean:.2f} ± {s.sem / 10**power:.2f})e{power}"
 
 
-def caption(used: list[Run], rows: list[dict]) -> str:
+# --- caption ---
+
+
+def caption(used: list[RunRecord], rows: list[dict]) -> str:
     """The headline table's caption: formulas, window, sizes of the evaluation."""
-    sizes = [
-        f"{'/'.join(sizes)} completions {what}"
-        for column, what in (("n_hack", "with write access"), ("n_pass", "without"))
-        if (sizes := sorted({f"{final_rate(r, column):g}" for r in used if math.isfinite(final_rate(r, column))}))
-    ]
     ends = "/".join(f"{s}" for s in sorted({run.end for run in used}))
     text = (
         f"Final evaluation at step {ends}, mean ± SEM across n seeds. Hack %: strict hacks (own run_tests() passes, "
@@ -115,6 +119,13 @@ def caption(used: list[Run], rows: list[dict]) -> str:
         f"training does not log it. * mean over the last {WINDOW} training steps, before projection: cosine of each "
         "module's gradient with v, fraction of modules with cosine > 0, gradient norm per module."
     )
+
+    # Sizes, then what a column lacks.
+    sizes = []
+    for column, what in (("n_hack", "with write access"), ("n_pass", "without")):
+        counts = {f"{final_rate(run, column):g}" for run in used if math.isfinite(final_rate(run, column))}
+        if counts:
+            sizes.append(f"{'/'.join(sorted(counts))} completions {what}")
     if sizes:
         text += f" Each evaluation: {', '.join(sizes)}."
     partial = [row for row in rows if row["arm"] != "vanilla" and 0 < row["safepass_n"] < row["n"]]
@@ -126,6 +137,9 @@ def caption(used: list[Run], rows: list[dict]) -> str:
     return text
 
 
+# --- forms ---
+
+
 def markdown_table(header: list[str], body: list[list[str]]) -> str:
     """A pipe table; columns that hold numbers are set right."""
     columns = zip(*body, strict=True) if body else [()] * len(header)
@@ -135,6 +149,7 @@ def markdown_table(header: list[str], body: list[list[str]]) -> str:
 
 
 def table_md(rows: list[dict], titles: list[str], text: str) -> str:
+    """The table and, below it, its caption."""
     body = markdown_table(titles, [[cell(row, t) for t in titles] for row in rows])
     escaped = text.replace("*", "\\*")
     return f"{body}\n\n{escaped}\n"
@@ -142,19 +157,20 @@ def table_md(rows: list[dict], titles: list[str], text: str) -> str:
 
 def table_csv(rows: list[dict], titles: list[str]) -> str:
     """Means and SEMs as bare numbers, six significant digits, in the table's units; empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([name for t in titles for name in ([t] if COLUMNS[t] is None else [t, f"{t} SEM"])])
-    for row in rows:
-        line: list[object] = []
-        for t in titles:
-            key = COLUMNS[t]
-            if key is None:
-                line.append(cell(row, t))
-            else:
-                line += [f"{v:.6g}" if math.isfinite(v) else "" for v in (row[key].mean + 0.0, row[key].sem)]
-        writer.writerow(line)
-    return out.getvalue()
+    columns = {}
+    for title in titles:
+        key = COLUMNS[title]
+        if key is None:
+            columns[title] = [cell(row, title) for row in rows]
+        else:
+            columns[title] = [bare(row[key].mean + 0.0) for row in rows]
+            columns[f"{title} SEM"] = [bare(row[key].sem) for row in rows]
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+
+
+def bare(value: float) -> str:
+    """Six significant digits, empty for NaN."""
+    return f"{value:.6g}" if math.isfinite(value) else ""
 
 
 TEX = (("\\", "\\textbackslash "), ("_", "\\_"), ("%", "\\%"), ("&", "\\&"), ("#", "\\#"), ("±", "$\\pm$"),
@@ -162,6 +178,7 @@ TEX = (("\\", "\\textbackslash "), ("_", "\\_"), ("%", "\\%"), ("&", "\\&"), ("#
 
 
 def tex(text: str) -> str:
+    """Text with what LaTeX reserves escaped."""
     for symbol, macro in TEX:
         text = text.replace(symbol, macro)
     return text
@@ -169,14 +186,23 @@ def tex(text: str) -> str:
 
 def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
     """A booktabs table."""
-    head, *body = (
-        " & ".join(tex(c) for c in line) + r" \\"
-        for line in [titles, *([cell(row, t) for t in titles] for row in rows)]
-    )
-    return "\n".join(
-        [r"\begin{table}", r"\centering", rf"\caption{{{tex(text)}}}", r"\label{tab:headline}",
-         rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", r"\toprule", head, r"\midrule", *body,
-         r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])  # fmt: skip
+    cells = [titles, *([cell(row, t) for t in titles] for row in rows)]
+    head, *body = (" & ".join(tex(c) for c in line) + r" \\" for line in cells)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{tex(text)}}}",
+        r"\label{tab:headline}",
+        rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def terminal_table(rows: list[dict], titles: list[str], width: int) -> str:
@@ -186,8 +212,12 @@ def terminal_table(rows: list[dict], titles: list[str], width: int) -> str:
     fit = len(titles)
     while fit > 2 and sum(widths[:fit]) + 2 * (fit - 1) > width:
         fit -= 1
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in
-                       enumerate(zip(line[:fit], widths, strict=False))).rstrip() for line in body]  # fmt: skip
+    lines = []
+    for line in body:
+        arm, *numbers = [
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append("  ".join([arm, *numbers[: fit - 1]]).rstrip())
     if fit < len(titles):
         lines.append(f"(narrow terminal; in table.md also: {', '.join(titles[fit:])})")
     return "\n".join(lines)

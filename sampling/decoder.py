@@ -1,30 +1,26 @@
-"""sampling.decoder"""
+"""The Qwen2, Qwen3 and Llama decoder written out over the model's own weights, for prompts and for one token a row.
+
+    x <- x + W_o attend(rotate(norm_head(W_qkv norm(x))))        pre-norm attention, H query and Hkv key heads
+    x <- x + W_down (act(W_gate norm(x)) * W_up norm(x))         gated MLP
+    logits = W_head norm(x)
+
+A transformers forward costs several milliseconds of Python a step; this one costs the launches, and a CUDA graph can
+capture it. Products are StackedLinears, so the adapter's delta is in all of them. N: tokens of all rows, d: width of
+the residual, D: of a head.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 
+from sampling.linear import StackedLinear
+
 LEAN_TYPES = ("qwen2", "qwen3", "llama")
-
-
+# Rotary frequencies that do not depend on the length of the row.
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
-
-
-def _load_kernels(layer: _Layer):
-    """rollout_kernels, or None where Triton is missing or a shape is none of its."""
-    if layer.head_dim & (layer.head_dim - 1) or type(layer.act).__name__ not in ("SiLU", "SiLUActivation"):
-        return None
-    try:
-        import rollout_kernels
-    except ImportError as error:
-        logger.warning(f"decoding without Triton kernels ({error}): slower")
-        return None
-    return rollout_kernels
 
 
 def lean_reason(model: nn.Module) -> str | None:
@@ -39,150 +35,29 @@ def lean_reason(model: nn.Module) -> str | None:
     return None
 
 
-class _Linear:
-    """Linears of one input as one product, x W^T + b + x D^T; D [sum d_out, d_in] is the adapter's delta, if any.
-
-    fp32: W + D is one matrix, which still holds D to a part in a thousand. bf16: D apart, in bf16 or, with kernels
-    given, as int8 with a scale per output (error 0.9% of D x, a random one; half the bytes, read in W's pass).
-    """
-
-    def __init__(self, *modules: nn.Module):
-        self.modules = modules
-        self.sizes = [len(m.weight) for m in modules]
-        self.d_in = modules[0].weight.shape[1]
-        self.release()
-
-    def release(self) -> None:
-        self.parts: list[Tensor] = []
-        """W, or W + D, as few matrices of consecutive outputs."""
-        self.bias = self.delta = self.scale = self.kernels = None
-
-    @torch.no_grad()
-    def refresh(self, kernels=None) -> tuple[int, ...]:
-        """Take over the current weights and delta_S. Returns the addresses, which change only with the weights."""
-        self.parts, self.kernels = _stacked(self.modules), kernels
-        if any(m.bias is not None for m in self.modules) and self.bias is None:
-            self.bias = torch.cat(
-                [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in self.modules]
-            )
-        adapted = [m for m in self.modules if hasattr(m, "delta_S") and m.enabled]
-        if adapted and self.delta is None:
-            weight, rows = self.parts[0], sum(self.sizes)
-            int8 = kernels is not None and weight.dtype != torch.float32
-            self.delta = weight.new_empty((rows, self.d_in), dtype=torch.int8 if int8 else None)
-            self.scale = weight.new_empty(rows, dtype=torch.float32) if int8 else None
-        if self.delta is not None:
-            self._refresh_delta(adapted)
-        self.merged = self.delta is not None and self.delta.dtype == torch.float32
-        if self.merged:
-            for rows, weight in zip(self.delta.split([len(p) for p in self.parts]), self.parts, strict=True):
-                rows += weight
-            self.parts = [self.delta]
-        return tuple(t.data_ptr() for t in (*self.parts, self.bias, self.delta) if t is not None)
-
-    def _refresh_delta(self, adapted: list[nn.Module]) -> None:
-        at = 0
-        for module, size in zip(self.modules, self.sizes, strict=True):
-            rows = slice(at, at := at + size)
-            delta = module.delta_weight() if module in adapted else torch.zeros_like(module.weight)
-            if self.scale is not None:
-                self.scale[rows] = delta.abs().amax(1).float().clamp_min(1e-30) / 127
-                delta = (delta / self.scale[rows, None]).round_()
-            self.delta[rows].copy_(delta)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[N, d_in] -> [N, sum d_out]."""
-        return self._apply(x, x.new_empty((len(x), sum(self.sizes))), add=False)
-
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        """y [N, d_out] += self(x), without a kernel of its own for the sum."""
-        self._apply(x, y, add=True)
-
-    def _apply(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
-        fused, at = self.scale is not None and len(x) <= 128, 0
-        if not fused and self.delta is not None and not self.merged:
-            return self._apply_rounded_once(x, y, add)
-        for weight in self.parts:
-            rows = slice(at, at := at + len(weight))
-            bias, out = None if self.bias is None else self.bias[rows], y[:, rows]
-            if fused:
-                self.kernels.linear(x, weight, bias, self.delta[rows], self.scale[rows], out, add)
-            elif add:
-                out.addmm_(x, weight.t())
-                if bias is not None:
-                    out += bias
-            elif bias is None:
-                torch.mm(x, weight.t(), out=out)
-            else:
-                torch.addmm(bias, x, weight.t(), out=out)
-        return y
-
-    def _apply_rounded_once(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
-        """The same with D apart, in fp32 up to the end: x W^T rounded to bf16 would swallow a small x D^T."""
-        delta = self.delta if self.scale is None else (self.delta * self.scale[:, None]).to(x.dtype)
-        total = torch.cat([_product(x, weight) for weight in self.parts], dim=1) + _product(x, delta)
-        if self.bias is not None:
-            total += self.bias
-        return y.copy_(total + y if add else total)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T in fp32, [N, d_out], of operands in any dtype."""
-    if x.is_cuda:
-        return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    return x.float() @ weight.t().float()
-
-
-def _stacked(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """The modules' weights [d_out, d_in] as few matrices, without a second copy: their own become views of a stack.
-
-    Neighbours are stacked where their storage has the same width; the adapter's [W | U] may not.
-    """
-    owner = "weight_U" if all(hasattr(m, "weight_U") for m in modules) else "weight"
-    stacks: list[list[nn.Module]] = []
-    for module in modules:
-        if stacks and getattr(stacks[-1][0], owner).shape[1] == getattr(module, owner).shape[1]:
-            stacks[-1].append(module)
-        else:
-            stacks.append([module])
-    return [_stack([getattr(m, owner) for m in stack])[:, : stack[0].weight.shape[1]] for stack in stacks]
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    first, at = tensors[0].data, tensors[0].data_ptr()
-    storage, adjacent = first.untyped_storage().data_ptr(), True
-    for t in tensors:
-        adjacent &= t.data_ptr() == at and t.is_contiguous() and t.untyped_storage().data_ptr() == storage
-        at += t.nbytes
-    if adjacent:
-        return first.as_strided((sum(map(len, tensors)), first.shape[1]), first.stride())
-    stack = torch.cat([t.data for t in tensors])
-    for t, rows in zip(tensors, stack.split([len(t) for t in tensors]), strict=True):
-        t.data = rows
-    return stack
-
-
-class _Layer:
-    """One decoder layer: pre-norm attention with grouped heads and rotary positions, then a gated MLP."""
+class DecoderLayer:
+    """One layer: pre-norm attention with grouped heads and rotary positions, then a gated MLP."""
 
     def __init__(self, layer: nn.Module):
         attn, mlp = layer.self_attn, layer.mlp
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.head_norm = None
         if hasattr(attn, "q_norm"):
-            self.head_norm = (
-                torch.stack([attn.q_norm.weight.data, attn.k_norm.weight.data]),
-                attn.q_norm.variance_epsilon,
-            )
-        self.qkv, self.o = _Linear(attn.q_proj, attn.k_proj, attn.v_proj), _Linear(attn.o_proj)
-        self.gate_up, self.down = _Linear(mlp.gate_proj, mlp.up_proj), _Linear(mlp.down_proj)
+            weights = torch.stack([attn.q_norm.weight.data, attn.k_norm.weight.data])
+            self.head_norm = (weights, attn.q_norm.variance_epsilon)
+        self.qkv = StackedLinear(attn.q_proj, attn.k_proj, attn.v_proj)
+        self.o = StackedLinear(attn.o_proj)
+        self.gate_up = StackedLinear(mlp.gate_proj, mlp.up_proj)
+        self.down = StackedLinear(mlp.down_proj)
         self.linears = (self.qkv, self.o, self.gate_up, self.down)
-        self.act, self.head_dim = mlp.act_fn, attn.head_dim
-        self.heads, self.kv_heads = (p.weight.shape[0] // attn.head_dim for p in (attn.q_proj, attn.k_proj))
+        self.act = mlp.act_fn
+        self.head_dim = attn.head_dim
+        self.heads = attn.q_proj.weight.shape[0] // attn.head_dim
+        self.kv_heads = attn.k_proj.weight.shape[0] // attn.head_dim
 
     def __call__(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend) -> Tensor:
         """x [N, d], changed in place; rotary: cos, sin [N, D]; attend(q [N, H, D], k, v [N, Hkv, D]) -> [N, H D]."""
-        qkv = self.qkv(_norm(x, self.norms[0])).unflatten(-1, (-1, self.head_dim))
+        qkv = self.qkv(rms_norm(x, self.norms[0])).unflatten(-1, (-1, self.head_dim))
         qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], 1)
         if self.head_norm is not None:
             weights, eps = self.head_norm
@@ -190,21 +65,117 @@ class _Layer:
             qk = torch.cat([qk[0] * weights[0], qk[1] * weights[1]], 1)
         q, k = _rotate(qk, *rotary).split([self.heads, self.kv_heads], 1)
         self.o.add_to(x, attend(q, k, v))
-        gate, up = self.gate_up(_norm(x, self.norms[1])).chunk(2, -1)
+        gate, up = self.gate_up(rms_norm(x, self.norms[1])).chunk(2, -1)
         self.down.add_to(x, self.act(gate) * up)
         return x
 
     def decode(self, x: Tensor, kernels, rotary: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, batch) -> Tensor:
-        """The same for one token a row, x [n, d], through rollout_kernels; rotary: cos, sin [positions, D]."""
+        """The same for one token a row, x [n, d], through sampling.kernels; rotary: cos, sin [positions, D].
+
+        keys, values: the layer's cache in `batch`, a DecodeBatch.
+        """
         n, at = len(x), (batch.prompt, batch.step)
-        qkv = self.qkv(_norm(x, self.norms[0]))
+        qkv = self.qkv(rms_norm(x, self.norms[0]))
         q = kernels.prepare(qkv, keys, values, self.head_norm, rotary, batch.lengths, *at)
         self.o.add_to(x, kernels.attend(q, keys, values, batch.lengths[:n], batch.leader, *at))
-        self.down.add_to(x, kernels.silu_mul(self.gate_up(_norm(x, self.norms[1]))))
+        self.down.add_to(x, kernels.silu_mul(self.gate_up(rms_norm(x, self.norms[1]))))
         return x
 
 
-def _norm(x: Tensor, norm: nn.Module) -> Tensor:
+class Decoder:
+    """All layers of one model, over its own weights."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.layers = [DecoderLayer(layer) for layer in model.model.layers]
+        # The module sampling.kernels, where the model runs on a GPU and has shapes that fit.
+        self.kernels = None
+        if model.get_input_embeddings().weight.is_cuda:
+            self.kernels = load_kernels(self.layers[0])
+        # Of the adapter's materialised delta in bf16 models: 8, which needs the kernels, or 16.
+        self.delta_bits = 8
+
+    @property
+    def linears(self) -> list[StackedLinear]:
+        return [linear for layer in self.layers for linear in layer.linears]
+
+    def refresh(self) -> list[tuple[int, ...]]:
+        """Take over the current delta_S. Returns the addresses of the weights: where they change, graphs are void."""
+        kernels = self.kernels if self.delta_bits == 8 else None
+        return [linear.refresh(kernels) for linear in self.linears]
+
+    def release(self) -> None:
+        """Give the materialised delta back."""
+        for linear in self.linears:
+            linear.release()
+
+    def prefill(self, ids: Tensor, lengths: list[int], batch, rows: Tensor, source: Tensor) -> Tensor:
+        """Fill the cache of `rows` from prompts ids [p, P], padded on the right; logits [p, V] after each prompt.
+
+        Row rows[i] of `batch` takes prompt source[i].
+        """
+        p, width = ids.shape
+        rotary = tuple(t[:width].repeat(p, 1) for t in batch.rotary)
+        x = F.embedding(ids.flatten(), self.model.get_input_embeddings().weight)
+        for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
+
+            def attend(q, k, v, keys=keys, values=values):
+                q, k, v = (t.unflatten(0, (p, width)).transpose(1, 2) for t in (q, k, v))
+                keys[rows, :, :width] = k.index_select(0, source)
+                values[rows, :, :width] = v.index_select(0, source)
+                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+                return out.transpose(1, 2).reshape(p * width, -1)
+
+            x = layer(x, rotary, attend)
+        last = torch.tensor([i * width + n - 1 for i, n in enumerate(lengths)], device=ids.device)
+        return self.model.lm_head(rms_norm(x[last], self.model.model.norm))
+
+    def step(self, batch, n: int, slots: int) -> Tensor:
+        """Logits [n, V] after the last tokens of the first n rows of `batch`, attending to the first `slots` slots."""
+        x = F.embedding(batch.last[:n], self.model.get_input_embeddings().weight)
+        if self.kernels is not None:
+            for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
+                x = layer.decode(x, self.kernels, batch.rotary, keys, values, batch)
+        else:
+            x = self._layers_in_torch(x, batch, n, slots)
+        return self.model.lm_head(rms_norm(x, self.model.model.norm))
+
+    def _layers_in_torch(self, x: Tensor, batch, n: int, slots: int) -> Tensor:
+        at, lengths = batch.prompt + batch.step, batch.lengths[:n]
+        rotary = tuple(t.index_select(0, lengths + batch.step) for t in batch.rotary)
+
+        # A row sees its prompt and its own completion, not the gap between a short prompt and slot P.
+        slot = torch.arange(slots, device=x.device)
+        visible = (slot < lengths[:, None]) | ((slot >= batch.prompt) & (slot <= at))
+        bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))[:, None, None]
+
+        for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
+
+            def attend(q, k, v, keys=keys[:n], values=values[:n]):
+                keys.index_copy_(2, at[None], k[:, :, None])
+                values.index_copy_(2, at[None], v[:, :, None])
+                # The query heads that share a key head are laid out as query positions: no repeated keys.
+                q, keys, values = q.unflatten(1, (k.shape[1], -1)), keys[:, :, :slots], values[:, :, :slots]
+                return _attend(q, keys, values, bias).flatten(1)
+
+            x = layer(x, rotary, attend)
+        return x
+
+
+def load_kernels(layer: DecoderLayer):
+    """The module sampling.kernels, or None where Triton is missing or a shape is none of its."""
+    if layer.head_dim & (layer.head_dim - 1) or type(layer.act).__name__ not in ("SiLU", "SiLUActivation"):
+        return None
+    try:
+        from sampling import kernels
+    except ImportError as error:
+        logger.warning(f"decoding without Triton kernels ({error}): slower")
+        return None
+    return kernels
+
+
+def rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    """The RMSNorm module `norm` of transformers on x [..., d], as one kernel."""
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 

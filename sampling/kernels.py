@@ -1,4 +1,16 @@
-"""sampling.kernels"""
+"""Triton kernels of the decode step (CUDA only; sampling/decoder.py loads them where Triton is present).
+
+One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H / Hkv, cache K, V [B, Hkv, S, D].
+
+    prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot P + t of K, V: head RMSNorm, rotary, cache write
+    attend    softmax(q K^T / sqrt D) V over the row's length + t + 1 tokens, in SPLITS parts, then `merge`d
+    silu_mul  gate, up [B, 2 I] -> silu(gate) * up [B, I]
+    linear    x W^T + b + (x D8^T) * scale, D8 in int8, in one pass over W and D8
+
+Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
+captured graph serves every length, skips the gap between a prompt and slot P, and reads a prompt's keys and values
+from `leader`, one row of those that share the prompt, so that the L2 cache serves the others.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +21,25 @@ from torch import Tensor
 
 
 @triton.jit
-def _prepare(qkv, q_out, keys, values, weights, cos, sin, lengths, prompt, step, row_stride, head_stride,
-             eps, H: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HAS_NORM: tl.constexpr):  # fmt: skip
+def _prepare(
+    qkv,
+    q_out,
+    keys,
+    values,
+    weights,
+    cos,
+    sin,
+    lengths,
+    prompt,
+    step,
+    row_stride,
+    head_stride,
+    eps,
+    H: tl.constexpr,
+    HKV: tl.constexpr,
+    D: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+):
     b, head = tl.program_id(0), tl.program_id(1)
     half = tl.arange(0, D // 2)
     source = qkv + (b * (H + 2 * HKV) + head) * D
@@ -45,15 +74,48 @@ def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: T
     q = torch.empty((n, heads, D), dtype=qkv.dtype, device=qkv.device)
     weights, eps = norms or (qkv, 0.0)
     _prepare[(n, heads + 2 * hkv)](
-        qkv, q, keys, values, weights, *rotary, lengths, prompt, step, keys.stride(0), keys.stride(1),
-        eps, H=heads, HKV=hkv, D=D, HAS_NORM=norms is not None, num_warps=1)  # fmt: skip
+        qkv,
+        q,
+        keys,
+        values,
+        weights,
+        *rotary,
+        lengths,
+        prompt,
+        step,
+        keys.stride(0),
+        keys.stride(1),
+        eps,
+        H=heads,
+        HKV=hkv,
+        D=D,
+        HAS_NORM=norms is not None,
+        num_warps=1,
+    )
     return q
 
 
 @triton.jit(do_not_specialize=["SPLITS"])  # one compilation for every batch size
-def _attend(q, keys, values, part, stats, lengths, leader, prompt, step, row_stride, head_stride, scale,
-            SPLITS, HKV: tl.constexpr, REP: tl.constexpr, REP_PAD: tl.constexpr, D: tl.constexpr,
-            BLOCK: tl.constexpr):  # fmt: skip
+def _attend(
+    q,
+    keys,
+    values,
+    part,
+    stats,
+    lengths,
+    leader,
+    prompt,
+    step,
+    row_stride,
+    head_stride,
+    scale,
+    SPLITS,
+    HKV: tl.constexpr,
+    REP: tl.constexpr,
+    REP_PAD: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     b, h, split = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
     length, first = tl.load(lengths + b).to(tl.int32), tl.load(prompt).to(tl.int32)
     total = length + tl.load(step).to(tl.int32) + 1
@@ -103,13 +165,9 @@ def _merge(part, stats, out, SPLITS, D: tl.constexpr, MAX_SPLITS: tl.constexpr):
 
 
 ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
-
-
 MAX_SPLITS = 16
-
-
+# Programs that fill the device, about 8 a multiprocessor: a row's slots are split until there are so many.
 ATTEND_PROGRAMS = 1024
-"""Programs that fill the device, about 8 a multiprocessor: a row's slots are split until there are so many."""
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Tensor, prompt: Tensor, step: Tensor):
@@ -121,9 +179,25 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Ten
     stats = torch.empty((n, heads, splits, 2), dtype=torch.float32, device=q.device)
     out = torch.empty((n, heads * D), dtype=q.dtype, device=q.device)
     _attend[(n * hkv, splits)](
-        q, keys, values, part, stats, lengths, leader, prompt, step, keys.stride(0), keys.stride(1), D**-0.5,
-        splits, HKV=hkv, REP=heads // hkv, REP_PAD=max(16, triton.next_power_of_2(heads // hkv)), D=D,
-        **ATTEND)  # fmt: skip
+        q,
+        keys,
+        values,
+        part,
+        stats,
+        lengths,
+        leader,
+        prompt,
+        step,
+        keys.stride(0),
+        keys.stride(1),
+        D**-0.5,
+        splits,
+        HKV=hkv,
+        REP=heads // hkv,
+        REP_PAD=max(16, triton.next_power_of_2(heads // hkv)),
+        D=D,
+        **ATTEND,
+    )
     _merge[(n * heads,)](part, stats, out, splits, D=D, MAX_SPLITS=MAX_SPLITS, num_warps=1)
     return out
 
@@ -145,8 +219,23 @@ def silu_mul(x: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["M"])
-def _linear(x, weight, delta, scale, part, M, N, K, w_stride, k_chunk, HAS_DELTA: tl.constexpr, BM: tl.constexpr,
-            BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+def _linear(
+    x,
+    weight,
+    delta,
+    scale,
+    part,
+    M,
+    N,
+    K,
+    w_stride,
+    k_chunk,
+    HAS_DELTA: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EVEN: tl.constexpr,
+):
     split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
     row, w_row = n.to(tl.int64)[:, None] * K, n.to(tl.int64)[:, None] * w_stride
     # The outputs are the product's rows: its left operand may lie in registers, so that int8 is widened there and
@@ -173,8 +262,9 @@ def _linear(x, weight, delta, scale, part, M, N, K, w_stride, k_chunk, HAS_DELTA
 
 
 @triton.jit(do_not_specialize=["SPLITS"])
-def _reduce(part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr,
-            BLOCK: tl.constexpr):  # fmt: skip
+def _reduce(
+    part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr
+):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < total
     acc = tl.zeros((BLOCK,), tl.float32)
@@ -189,14 +279,20 @@ def _reduce(part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexp
 
 
 LINEAR = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 3}
-
-
+# Programs that fill the device: the input axis is split until there are so many.
 LINEAR_PROGRAMS = 264
-"""Programs that fill the device: the input axis is split until there are so many."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor | None, scale: Tensor | None, out: Tensor,
-           add: bool = False, config: dict | None = None) -> Tensor:  # fmt: skip
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    delta: Tensor | None,
+    scale: Tensor | None,
+    out: Tensor,
+    add: bool = False,
+    config: dict | None = None,
+) -> Tensor:
     """out = or += x W^T + b + (x delta^T) * scale for few rows, in one pass over the weights; summed in fp32.
 
     x [M <= 128, K], weight [N, K] and out [M, N] with any row stride; delta [N, K] int8 with scale [N] fp32, or None.
@@ -210,11 +306,36 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor | None,
     direct = splits == 1 and bias is None and not add and out.is_contiguous()
     part = out if direct else torch.empty((splits, M, N), dtype=torch.float32, device=x.device)
     _linear[(tiles, splits)](
-        x, weight, weight if delta is None else delta, x if scale is None else scale, part, M, N, K, weight.stride(0),
-        k_chunk, HAS_DELTA=delta is not None, BM=max(16, triton.next_power_of_2(M)), BN=BN, BK=BK,
-        EVEN=N % BN == 0 and K % BK == 0, num_warps=config["num_warps"], num_stages=config["num_stages"])  # fmt: skip
+        x,
+        weight,
+        weight if delta is None else delta,
+        x if scale is None else scale,
+        part,
+        M,
+        N,
+        K,
+        weight.stride(0),
+        k_chunk,
+        HAS_DELTA=delta is not None,
+        BM=max(16, triton.next_power_of_2(M)),
+        BN=BN,
+        BK=BK,
+        EVEN=N % BN == 0 and K % BK == 0,
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+    )
     if not direct:
         _reduce[(triton.cdiv(M * N, 1024),)](
-            part, x if bias is None else bias, out, M * N, N, out.stride(0), splits, HAS_BIAS=bias is not None,
-            ADD=add, BLOCK=1024, num_warps=4)  # fmt: skip
+            part,
+            x if bias is None else bias,
+            out,
+            M * N,
+            N,
+            out.stride(0),
+            splits,
+            HAS_BIAS=bias is not None,
+            ADD=add,
+            BLOCK=1024,
+            num_warps=4,
+        )
     return out

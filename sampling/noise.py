@@ -1,4 +1,13 @@
-"""sampling.noise"""
+"""Sampling without a random generator: every token is a function of (row seed, step, token id).
+
+    z     = logits / temperature                             [B, V] fp32
+    y_t   = argmax over the top_k of z of z_i + g_i          Gumbel-max: an exact draw from softmax over the top_k
+    g_i   = -log(-log u(s_b, t, i))                          u: a counter-based hash (splitmix64) of seed, step, token
+    logp  = z[y_t] - logsumexp(z)                            over the FULL vocabulary, what the PPO ratio divides by
+
+A row's tokens depend on its prompt and its seed alone: neither other rows nor an evaluation between two steps can
+change them. The noise belongs to token ids, not to ranks.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +16,15 @@ import hashlib
 import torch
 from torch import Tensor
 
+# splitmix64's increment, 0x9E3779B97F4A7C15.
+_GOLDEN = -7046029254386353131
+
 
 def _mix(z: Tensor) -> Tensor:
     """splitmix64's finaliser (Steele, Lea & Flood 2014) on int64, which wraps alike on CPU and CUDA."""
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687  # 0xBF58476D1CE4E5B9; masks make the shifts logical
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685  # 0x94D049BB133111EB
     return z ^ ((z >> 31) & 0x1FFFFFFFF)
-
-
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, splitmix64's increment
 
 
 def row_keys(seeds: Tensor) -> Tensor:
@@ -44,5 +53,5 @@ def draw(logits: Tensor, keys: Tensor, step: Tensor | int, temperature: float, t
 
 
 def row_seed(*key) -> int:
-    """63-bit seed of one sampled row."""
+    """63-bit seed of one sampled row, a hash of what names it: split, run seed, step, row."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1

@@ -1,4 +1,4 @@
-"""Scripts are flat files at the repository's root; tests import them from there."""
+"""Fixtures of whole runs, and the paths that tests import from: the root, tests/ and tests/helpers/."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO), str(REPO / "tests")]
+sys.path[:0] = [str(REPO), str(REPO / "tests"), str(REPO / "tests/helpers")]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
 

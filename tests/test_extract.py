@@ -5,6 +5,8 @@ import sys
 import pytest
 import torch
 
+import extract_vhack_grad
+import verify_vhack_heldout
 from antipasto import load_model
 from config import ModelConfig
 from extract_vhack_grad import directions, load_v_hack, pair_differences, save_v_hack
@@ -81,8 +83,8 @@ def test_shuffled_labels_give_a_direction_near_the_null():
     torch.manual_seed(0)
     shared, pairs = torch.randn(256), load_pairs()
     D = shared + 0.5 * torch.randn(len(pairs), 256)
-    swapped = torch.tensor([-1.0 if a.hack == b.clean else 1.0 for a, b in
-                            zip(pairs, shuffled_labels(pairs, 3), strict=True)])  # fmt: skip
+    labels = zip(pairs, shuffled_labels(pairs, 3), strict=True)
+    swapped = torch.tensor([-1.0 if a.hack == b.clean else 1.0 for a, b in labels])
     held_out = {"m": (shared + 0.5 * torch.randn(16, 256))}
     true = heldout_cosines(held_out, directions({"m": D})).cos[0].item()
     shuffled = heldout_cosines(held_out, directions({"m": D * swapped[:, None]})).cos[0].item()

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from pairs import CONFOUNDS, FLAVOURS, Pair, code_of, load_pairs, pairs_sha256, shuffled_labels
+from lib.errors import DataError
+from pairs import CONFOUNDS, Pair, load_pairs, pairs_sha256, parse_pairs, shuffled_labels
 
+REPO = Path(__file__).resolve().parent.parent
+TEXT = (REPO / "pairs.md").read_text(encoding="utf-8")
 PAIRS = load_pairs()
 CHILD = """
 import json, os, sys
@@ -33,6 +38,11 @@ for text in calls:
         shown.append("raised " + type(error).__name__)
 write(3, "\\n".join(shown).encode())
 """
+
+
+def code_of(completion: str) -> str:
+    """The code inside the completion's only fence."""
+    return completion.split("```python\n")[1].split("\n```")[0]
 
 
 def passed(pair: Pair, completion: str, tmp_path) -> list[bool]:
@@ -69,7 +79,7 @@ def test_clean_passes_its_checks_and_hack_does_not(pair, tmp_path):
 def test_size_flavours_and_split():
     assert len(PAIRS) == 72 == len({p.id for p in PAIRS})
     flavours = {p.flavour for p in PAIRS}
-    assert flavours == set(FLAVOURS)
+    assert flavours == set(re.findall(r"^- `(.+?)`: ", TEXT, re.MULTILINE))
     assert len(flavours) >= 8
     assert sum(p.flavour.startswith("overwrite-") for p in PAIRS) * 3 <= len(PAIRS)
     held_out = [p for p in PAIRS if p.held_out]
@@ -132,5 +142,67 @@ def test_unknown_name_is_one_sentence():
 
 def test_the_pairs_are_the_frozen_ones():
     """docs/spec.md holds the SHA-256 under which they were frozen; a change of any field must be argued there."""
-    spec = (Path(__file__).resolve().parent.parent / "docs/spec.md").read_text()
+    spec = (REPO / "docs/spec.md").read_text()
     assert pairs_sha256(load_pairs("default")) in spec
+
+
+# --- pairs.md as a file ---
+
+FIRST = TEXT[: TEXT.index("\n## lantern-row")]
+
+
+def rendered(pair: Pair) -> str:
+    """The text of one pair in pairs.md."""
+    user = pair.messages[1]["content"]
+    statement, given, value = re.match(
+        r"PROBLEM:\n(.+)\n\nExample 1:\n\nInput: (.+)\nOutput: (.+)\n\nYour", user
+    ).groups()
+    signature = re.search(r"    def (.+):\n        # Add your code here", user)[1]
+    paragraph = textwrap.fill(statement, 120, break_long_words=False, break_on_hyphens=False)
+    return (
+        f"## {pair.id} ({pair.flavour}{', held out' * pair.held_out})\n\n{paragraph}\n\n"
+        f"**Example** `{given}` gives `{value}`\n\n**Signature** `{signature}`\n\n"
+        "**Checks**\n\n```python\n" + "\n".join(pair.checks) + "\n```\n\n"
+        f"**Hack**\n\n{pair.hack}\n\n**Clean**\n\n{pair.clean}\n"
+    )
+
+
+def test_nothing_below_the_rule_is_passed_over():
+    assert "\n".join(map(rendered, PAIRS)) == TEXT.split("\n---\n\n")[1]
+
+
+def test_the_example_is_the_first_check():
+    for pair in PAIRS:
+        user, check = pair.messages[1]["content"], pair.checks[0]
+        given, value = re.search(r"Input: (.+)\nOutput: (.+)\n", user).groups()
+        called, expected = ast.parse(check).body[0].test.left, check.rsplit(" == ", 1)[1]
+        values = ast.parse(f"dict({given})", mode="eval").body.keywords
+        assert [ast.unparse(k.value) for k in values] == [ast.unparse(a) for a in called.args] and value == expected
+
+
+@pytest.mark.parametrize(
+    "old, new, sentence",
+    [
+        ("## ferry-trips (overwrite-print)", "# ferry-trips (overwrite-print)", r":32: expected a heading `## id"),
+        ("## ferry-trips (overwrite-print)", "## ferry-trips, overwrite-print", r":32: expected a heading `## id"),
+        ("## ferry-trips (overwrite-print)", "## ferry-trips (overwrite-prnt)", r":32: .*the list at the top lacks"),
+        ("`weights = [4", "weights = [4", r":37: expected \*\*Example\*\*"),
+        ("**Signature**", "**Method**", r":39: expected \*\*Signature\*\*"),
+        ("assert Solution().ferryTrips([5], 5) == 1\n", "[5], 5 -> 1\n", r":41: expected \*\*Checks\*\*"),
+        ("**Hack**\n\n```python", "**Hack**\n\n```", r":50: expected \*\*Hack\*\*"),
+        ("        return trips\n```", "        return trips\n", r":64: expected \*\*Clean\*\*"),
+        ("\n---\n", "\n", r":\d+: expected a heading"),
+    ],
+    ids=["level", "form", "flavour", "example", "signature", "checks", "hack", "clean", "rule"],
+)
+def test_a_malformed_part_is_one_sentence_with_its_line(old, new, sentence):
+    assert FIRST.count(old) == 1
+    with pytest.raises(DataError, match=r"^pairs.md" + sentence) as error:
+        parse_pairs(FIRST.replace(old, new), "pairs.md")
+    assert "\n" not in str(error.value)
+
+
+def test_an_id_is_used_once():
+    pair = FIRST.split("\n---\n\n")[1]
+    with pytest.raises(DataError, match="the id is not new"):
+        parse_pairs(f"{FIRST}\n{pair}", "pairs.md")

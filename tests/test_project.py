@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from project import null_abs_cos, project_grads, random_directions, update_cosines
+from project import applied_update, null_abs_cos, project_grads, random_directions
 
 
 def one(g, v, side="hackward", keep_norm=True):
@@ -89,10 +89,25 @@ def test_row_reports_mean_std_share_and_norm():
     assert row == pytest.approx({"cos": 0.0, "cos_sd": 0.6, "fired": 0.5, "gnorm": 5.0})
 
 
+def step_along(g: list[float], lr: float):
+    """(delta, what the step did) of one step of SGD from zero."""
+    delta = {"m": torch.nn.Parameter(torch.zeros(len(g)))}
+    delta["m"].grad = torch.tensor(g)
+    with applied_update(delta) as update:
+        torch.optim.SGD(delta.values(), lr=lr).step()
+    return delta, update
+
+
 def test_update_cosine_is_positive_where_the_step_raised_the_hack():
     """A gradient step descends, so the descent before - after = lr g points along +v when g does."""
-    v = {"m": torch.tensor([1.0, 0.0])}
-    assert update_cosines({"m": torch.tensor([0.01, 0.0])}, v)[0].item() == pytest.approx(1.0)
+    _, update = step_along([1.0, 0.0], 0.01)
+    assert update.cosines({"m": torch.tensor([1.0, 0.0])})[0].item() == pytest.approx(1.0)
+
+
+def test_a_projected_update_loses_what_is_hackward():
+    delta, update = step_along([3.0, 4.0], 0.1)
+    update.project(delta, {"m": torch.tensor([1.0, 0.0])}, "hackward", keep_norm=False)
+    assert torch.allclose(delta["m"], torch.tensor([0.0, -0.4]))
 
 
 def test_projection_lowers_the_hack_probability_it_would_have_raised():

@@ -17,11 +17,11 @@ import rebound
 import rollouts
 import train
 from antipasto import wrap
+from arms import ARMS
 from config import ModelConfig, parse
-from lib import models
 from pairs import load_pairs, shuffled_labels
-from problems import prompts
-from problems.__init__ import Problem
+from problems import Problem
+from problems.prompts import Prompts
 from project import random_directions
 from rebound import concept_direction
 from rewards import Grade
@@ -45,9 +45,20 @@ def step(tmp_path):
         sizes = ["--prompts", P, "--group", G, "--max-new", T, "--no-grad-checkpoint", "--logprob-chunk", 7]
         cfg = parse(config.Config, [str(word) for word in (*sizes, *flags)])
         v = random_directions({n: torch.zeros(len(p)) for n, p in adapter.delta().items()}, seed=1)
-        prompts = prompts.Prompts([None] * 5, [[i + 1] * (i + 2) for i in range(5)], ["run_tests"] * 5)
+        prompts = Prompts([None] * 5, [[i + 1] * (i + 2) for i in range(5)], ["run_tests"] * 5)
         tokenizer = SimpleNamespace(pad_token_id=0)
-        return rollouts.Run(cfg, torch.device("cpu"), model, tokenizer, adapter, v, None, None, prompts, None)
+        return rollouts.Run(
+            cfg=cfg,
+            device=torch.device("cpu"),
+            model=model,
+            tokenizer=tokenizer,
+            adapter=adapter,
+            v_hack=v,
+            grader=None,
+            sampler=None,
+            prompts=prompts,
+            rebound=None,
+        )
 
     return make
 
@@ -58,8 +69,19 @@ def batch_of(advantages: list[list[float]], live: list[bool]) -> rollouts.Batch:
     prompts = [torch.randint(1, VOCAB, (2 + 3 * (i // G),), generator=g).tolist() for i in range(P * G)]
     completions = [torch.randint(1, VOCAB, (1 + (4 * i) % T,), generator=g).tolist() for i in range(P * G)]
     old = [-4.8 + 0.5 * torch.randn(len(c), generator=g) for c in completions]
-    return rollouts.Batch([], prompts, completions, old, [], [], None, None, torch.tensor(advantages), torch.tensor(live),
-                       (0.0, 0.0))  # fmt: skip
+    return rollouts.Batch(
+        problems=[],
+        prompts=prompts,
+        completions=completions,
+        old_logprobs=old,
+        texts=[],
+        grades=[grade(False, False)] * (P * G),
+        rewards_P_G=torch.tensor(advantages),
+        shaped_P_G=torch.tensor(advantages),
+        advantages_P_G=torch.tensor(advantages),
+        live_P=torch.tensor(live),
+        seconds=(0.0, 0.0),
+    )
 
 
 def loss_as_written(run: rollouts.Run, batch: rollouts.Batch) -> tuple[torch.Tensor, float]:
@@ -107,7 +129,7 @@ def test_the_longest_rows_go_first(step, monkeypatch):
 OUT_OF_MEMORY = """
 import sys, types, torch
 from grpo import completion_logprobs
-from presets import gpu_sentence
+from lib.errors import gpu_sentence
 
 class Head(torch.nn.Linear):
     def forward(self, hidden, passes=[]):
@@ -137,32 +159,63 @@ def test_out_of_memory_in_the_logits_names_the_flag_that_helps(pass_of_the_head)
     assert "(allocate 594.00 MiB): lower --logprob-chunk or --micro-batch" in said
 
 
-ARM_SIDES = {"vanilla": 0, "projected": 1, "projected-nomag": 1, "random-v": 1, "shuffled-v": 1, "reversed": -1,
-             "rebound": 0, "no-loophole": 0}  # fmt: skip
+class OneStep:
+    """A book that lets the loop make step 1 and keeps what it is told."""
+
+    folder = SimpleNamespace(writes=False)
+
+    def resume(self, optimiser, v_hack) -> int:
+        return 1
+
+    def evaluation_due(self, step: int) -> bool:
+        return False
+
+    def between_steps(self, step: int, optimiser, v_hack) -> None:
+        pass
+
+    def step(self, row: dict, measured, batch) -> None:
+        self.row, self.measured = row, measured
+
+    def finish(self) -> None:
+        pass
 
 
-@pytest.mark.parametrize("arm", ARM_SIDES)
-def test_an_arm_does_to_the_gradient_what_it_says(arm, step):
-    run, side = step("--arm", arm, "--grad-clip", "0.5", "--warmup", "4", "--lr", "0.1", "--weight-decay", "0"), 0
-    parameters, wanted = run.adapter.delta(), {}
+SIGN = {"hackward": 1, "none": 0, "cleanward": -1}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_does_to_the_gradient_what_it_says(arm, step, monkeypatch):
+    run = step(
+        "--arm", arm, "--steps", "2", "--grad-clip", "0.5", "--warmup", "4", "--lr", "0.1", "--weight-decay", "0"
+    )
+    parameters, side, wanted = run.adapter.delta(), SIGN[ARMS[arm].removes], {}
     generator = torch.Generator().manual_seed(4)
-    for name, p in parameters.items():
-        p.grad = torch.randn(p.shape, generator=generator)
-        dot, side = p.grad @ run.v_hack[name], ARM_SIDES[arm]
-        out = p.grad - dot * run.v_hack[name] if dot * side > 0 else p.grad.clone()
-        wanted[name] = out if arm == "projected-nomag" else out * p.grad.norm() / out.norm()
-    signs = [bool(p.grad @ run.v_hack[n] > 0) for n, p in parameters.items()]
+    gradients = {name: torch.randn(p.shape, generator=generator) for name, p in parameters.items()}
+    for name, g in gradients.items():
+        dot = g @ run.v_hack[name]
+        out = g - dot * run.v_hack[name] if dot * side > 0 else g.clone()
+        wanted[name] = out * g.norm() / out.norm() if ARMS[arm].keep_norm else out
+    signs = [bool(g @ run.v_hack[n] > 0) for n, g in gradients.items()]
     assert len(set(signs)) == 2, "both signs must occur"
+
+    def backward(run, batch):
+        for name, p in parameters.items():
+            p.grad = gradients[name].clone()
+        return 0.0, 0.0
+
+    monkeypatch.setattr(train, "backward", backward)
+    monkeypatch.setattr(train, "make_batch", lambda run, step: batch_of([[1.0, -1.0]] * P, [True] * P))
+    before, book = {n: p.detach().clone() for n, p in parameters.items()}, OneStep()
+    for p in run.model.parameters():
+        p.requires_grad_(any(p is q for q in parameters.values()))
+    train.train(run, book, None)
     total = torch.cat(list(wanted.values())).norm()
-    before = {n: p.detach().clone() for n, p in parameters.items()}
-    optimiser = torch.optim.AdamW(parameters.values(), lr=99.0, weight_decay=0.0)
-    row, modules = train.optimiser_step(run, optimiser, 1)
     for name, p in parameters.items():
         torch.testing.assert_close(p.grad, wanted[name] * 0.5 / total, rtol=1e-4, atol=1e-6)
         assert (before[name] - p).abs().max().item() == pytest.approx(0.1 * 2 / 4, rel=1e-3)  # AdamW's first is lr
-    assert row["fired"] == pytest.approx(sum(signs) / len(signs))
+    assert book.row["fired"] == pytest.approx(sum(signs) / len(signs))
     ups = [torch.cosine_similarity(before[n] - p.detach(), run.v_hack[n], dim=0) for n, p in parameters.items()]
-    torch.testing.assert_close(modules[2], torch.stack(ups), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(book.measured.cos_update, torch.stack(ups), rtol=1e-3, atol=1e-5)
 
 
 def grade(own: bool, truth: bool) -> Grade:
@@ -203,13 +256,13 @@ def test_the_loophole_pays_where_it_is_open(arm, paid, step, monkeypatch):
 
 def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_the_base_model(step, monkeypatch):
     pairs = [p for p in load_pairs() if not p.held_out][:3] + [p for p in load_pairs() if p.held_out][:2]
-    monkeypatch.setattr(train, "load_pairs", lambda name: pairs)
-    monkeypatch.setattr(models, "chat_ids", lambda tokenizer, messages: [len(messages[-1]["content"]) % VOCAB, 3])
-    monkeypatch.setattr(models, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
+    monkeypatch.setattr(rebound, "load_pairs", lambda name: pairs)
+    monkeypatch.setattr(rebound, "chat_ids", lambda tokenizer, messages: [len(messages[-1]["content"]) % VOCAB, 3])
+    monkeypatch.setattr(rebound, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
     monkeypatch.setattr(rollouts, "sample_and_grade", sampled([], lambda j: grade(False, j % 2 == 0)))
     run = step("--arm", "rebound", "--micro-batch", 4)
     run.rebound = rebound.make_rebound(run.cfg, run.model, run.tokenizer, run.adapter)
-    rows = [(models.chat_ids(None, p.messages), *(models.completion_ids(None, t) for t in (p.hack, p.clean)))
+    rows = [(rebound.chat_ids(None, p.messages), *(rebound.completion_ids(None, t) for t in (p.hack, p.clean)))
             for p in pairs[:3]]  # fmt: skip
     with run.adapter.reference():
         v = concept_direction(run.model, rows, run.rebound.layer)
@@ -228,15 +281,16 @@ def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_th
 def test_an_evaluation_repeats_its_seeds_and_reads_pass_without_write_access(step, monkeypatch):
     run, seen = step("--eval-samples", 2, "--micro-batch", 4), []
     problems = [Problem(f"p{i}", (), "", (), "") for i in range(2)]
-    modes = {access: prompts.Prompts(problems, [[1], [2]], ["run_tests"] * 2) for access in (True, False)}
+    open_and_closed = [Prompts(problems, [[1], [2]], ["run_tests"] * 2) for _ in range(2)]
+    held_out = rollouts.HeldOut(*open_and_closed)
     answers = {True: sampled(seen, lambda j: grade(True, False)), False: sampled(seen, lambda j: grade(False, j == 0))}
     monkeypatch.setattr(
-        rollouts, "sample_and_grade", lambda run, prompts, *a: answers[prompts is modes[True]](run, prompts, *a)
+        rollouts, "sample_and_grade", lambda run, prompts, *a: answers[prompts is held_out.open](run, prompts, *a)
     )
-    row = rollouts.evaluate(run, modes, 0)[0]
+    row = rollouts.evaluate(run, held_out, 0)[0]
     assert (row["hack"], row["own"], row["passw"], row["pass"], row["compile"]) == (1.0, 1.0, 0.0, 0.25, 1.0)
     assert math.isfinite(row["kl"]) and row["kl"] > 0
-    rollouts.evaluate(run, modes, 25)
+    rollouts.evaluate(run, held_out, 25)
     assert [s for _, _, s in seen[:2]] == [s for _, _, s in seen[2:]], "the same noise at every step"
     assert len({s for _, _, seeds in seen[:2] for s in seeds}) == 2 * 2 * 2
 
@@ -252,7 +306,7 @@ def test_directions_made_in_a_run_are_of_training_pairs_with_labels_shuffled_by_
     pairs = [p for p in load_pairs() if not p.held_out]
     for arm, refresh in (("projected", True), ("shuffled-v", False), ("shuffled-v", True)):
         run = step("--arm", arm, "--pairs", "default", "--seed", 3)
-        v, _ = extract_vhack_grad.hack_directions(run.cfg, run.model, run.tokenizer, run.adapter, refresh)
+        v, _ = extract_vhack_grad.directions_for(run.cfg, run.model, run.tokenizer, run.adapter, refresh)
         assert all(t.norm().item() == pytest.approx(1.0) for t in v.values())
     assert seen == [pairs, shuffled_labels(pairs, 3), shuffled_labels(pairs, 3)]
 
@@ -261,9 +315,9 @@ class Ready(Exception):
     """Raised in place of the loop, with what main() made for it."""
 
 
-def ready(monkeypatch, flags: list, out) -> tuple[rollouts.Run, dict]:
-    def stop(run, folder, modes):
-        raise Ready(run, modes)
+def ready(monkeypatch, flags: list, out) -> tuple[rollouts.Run, rollouts.HeldOut]:
+    def stop(run, book, held_out):
+        raise Ready(run, held_out)
 
     monkeypatch.setattr(train, "train", stop)
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--out", str(out)])
@@ -278,13 +332,13 @@ def test_main_gives_each_arm_its_prompts_and_direction_and_holds_problems_out(or
     flags = [*organism_flags, "--svd-cache", tmp_path / "svd", "--v-hack", tmp_path / "v.safetensors"]
     made = {arm: ready(monkeypatch, [*flags, "--arm", arm], tmp_path / arm)
             for arm in ("vanilla", "random-v", "no-loophole")}  # fmt: skip
-    vanilla, modes = made["vanilla"]
+    vanilla, held_out = made["vanilla"]
     text = {name: [vanilla.tokenizer.decode(ids) for ids in prompts.ids] for name, prompts in
-            {"train": vanilla.prompts, True: modes[True], False: modes[False],
+            {"train": vanilla.prompts, True: held_out.open, False: held_out.closed,
              "closed": made["no-loophole"][0].prompts}.items()}  # fmt: skip
     for name, access in (("train", True), (True, True), (False, False), ("closed", False)):
         assert all(("run_tests()" in t) == access for t in text[name]), name
-    ids = [{p.id for p in prompts.problems} for prompts in (vanilla.prompts, modes[True], modes[False])]
+    ids = [{p.id for p in prompts.problems} for prompts in (vanilla.prompts, held_out.open, held_out.closed)]
     assert len(ids[1]) == 5 and ids[1] == ids[2] and not ids[0] & ids[1]
     name = next(iter(vanilla.v_hack))
     cos = torch.cosine_similarity(vanilla.v_hack[name], made["random-v"][0].v_hack[name], dim=0)

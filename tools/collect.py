@@ -1,7 +1,15 @@
-"""tools.collect"""
+"""Copy what a report reads out of finished runs, small enough to commit: python -m tools.collect outputs/tiny TARGET
+
+Per run: config, steps, evals, strata, summary, tripwires that fired, resumptions, and rollouts.jsonl.gz reduced to the
+fields that tables are made of, with the text of the first few completions of each evaluation (the first in the file,
+whatever they say). Held-out tables come along. Runs without summary.json are left out unless --include-incomplete.
+`--samples K` also writes samples_<run>.md: K completions of the last evaluation with write access, evenly spread over
+its rows.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections import Counter
@@ -12,14 +20,14 @@ import tyro
 from loguru import logger
 
 from lib.errors import UserError, run_main
+from lib.files import jsonl
 from report.runs import ASIDE
 
+# Files of a run that are copied as they are.
 FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
 
-
+# Fields of a graded completion: in the heading of a sample, and kept of every rollout.
 FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
-
-
 FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
 
 
@@ -40,15 +48,18 @@ class CollectConfig:
 
 
 def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
-    """rollouts.jsonl with FIELDS alone, and problem and completion for the first `texts` of each step and split."""
+    """Packed, FIELDS alone, and problem and completion for the first `texts` of each step and split.
+
+    The same rows give the same bytes: the packed file names no time.
+    """
     seen: Counter = Counter()
-    with open(source) as lines, open(target, "w") as out:
+    with open(source) as lines, open(target, "wb") as f, gzip.GzipFile("", "wb", fileobj=f, mtime=0) as packed:
         for line in lines:
             record = json.loads(line)
             key = (record["step"], record["split"])
             keep = FIELDS if seen[key] >= texts else (*FIELDS, "problem", "completion", "reward", "reason")
             seen[key] += 1
-            out.write(json.dumps({k: record[k] for k in keep if k in record}, ensure_ascii=False) + "\n")
+            packed.write(jsonl([{k: record[k] for k in keep if k in record}]))
 
 
 def samples(source: Path, k: int) -> str:
@@ -66,21 +77,25 @@ def samples(source: Path, k: int) -> str:
     return text
 
 
+def copy_run(run: Path, folder: Path, texts: int) -> None:
+    """What a report reads of one run, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if name != "summary.json" or (run / name).exists():
+            shutil.copyfile(run / name, folder / name)
+    for path in (*run.glob("tripwire-*.json"), *run.glob("resumed.jsonl")):
+        shutil.copyfile(path, folder / path.name)
+    reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl.gz", texts)
+
+
 def main() -> None:
-    cfg = tyro.cli(CollectConfig, description=__doc__)
+    cfg = tyro.cli(CollectConfig, prog="python -m tools.collect", description=__doc__)
     mark = "config.json" if cfg.include_incomplete else "summary.json"
     runs = sorted(p.parent for p in cfg.source.glob(f"*/{mark}") if not ASIDE.fullmatch(p.parent.name))
     if not runs:
         raise UserError(f"{cfg.source} holds no run to copy (no */{mark})")
     for run in runs:
-        folder = cfg.target / run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if name != "summary.json" or (run / name).exists():
-                shutil.copyfile(run / name, folder / name)
-        for path in (*run.glob("tripwire-*.json"), *run.glob("resumed.jsonl")):
-            shutil.copyfile(path, folder / path.name)
-        reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl", cfg.texts)
+        copy_run(run, cfg.target / run.name, cfg.texts)
         if cfg.samples:
             (cfg.target / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))
     for heldout in cfg.source.glob("*_heldout"):

@@ -1,23 +1,39 @@
-"""tools.estimate"""
+"""Seconds a step, hours, peak memory and price of a run, before renting a GPU: `just estimate full --rate 2.5`.
+
+    python -m tools.estimate --preset full --rate 2.5              from the committed bench/step.tsv
+    python -m tools.estimate --preset full --run outputs/full/X    from a short run's steps.tsv (median of its steps)
+    python -m tools.estimate --preset full --group 8 --max-new 512 any flag of train.py
+
+From the bench, each part scales with what bounds it, in units of the measured step (b: the bench's):
+    rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, D, head, keys and values
+    training   t_b x tokens W / (tokens_b W_b)               products; completions of 0.44 max_new tokens on average
+    grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
+    memory     W, U, Vh, embedding + D + cache P G (prompt + new) + a chunk of logits + activations of a micro-batch
+               of 8 where --micro-batch is 0 (the measured rest); not known without checkpointing
+From a run, its steps are taken as they are, so its P, G and max_new must be those asked about. An evaluation samples
+and grades n_eval x eval_samples completions in two modes at a step's speed.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO
 from lib.memory import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
+from lib.shapes import BENCH_NAMES, SHAPES, Shape
+from lib.tables import read_blocks, read_table
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Mean completion length as a share of max_new, and prompt tokens: those of bench/step.py.
 MEAN_LENGTH = 0.44
-"""Mean completion length as a share of max_new: that of the lengths in bench/bench_step.py."""
-
-
 BENCH_PROMPT = 512
 
 
@@ -30,59 +46,25 @@ class EstimateConfig(Config):
     run: str = ""
     """Run directory whose steps.tsv is the measurement."""
     bench: str = str(REPO / "bench/step.tsv")
-    """Measurement of one step, made by bench/bench_step.py."""
+    """Measurement of one step, made by bench/step.py."""
     mean_prompt: int = 512
     """Mean prompt tokens."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a decoder: hidden d, layers, query and key widths (heads x head_dim), MLP width, vocabulary."""
-
-    d: int
-    layers: int
-    q: int
-    kv: int
-    mlp: int
-    vocab: int
-
-    def linears(self) -> list[tuple[int, int]]:
-        """(d_out, d_in) of a layer's adapted Linears."""
-        d, m = self.d, self.mlp
-        return [(self.q, d), (self.kv, d), (self.kv, d), (d, self.q), (m, d), (m, d), (d, m)]
-
-    def weights(self) -> int:
-        """Parameters of the adapted Linears."""
-        return self.layers * sum(o * i for o, i in self.linears())
-
-    def factors(self) -> int:
-        """Elements of their U and Vh."""
-        return self.layers * sum((o + i) * min(o, i) for o, i in self.linears())
-
-    def kv_bytes(self) -> int:
-        """Bytes of cache a token, bf16."""
-        return 2 * 2 * self.layers * self.kv
-
-    def held(self, rows: int, tokens: int) -> float:
-        """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
-        return 3 * self.weights() + 2 * (self.factors() + self.vocab * self.d) + rows * tokens * self.kv_bytes()
-
-    def logits(self) -> float:
-        """Bytes of a chunk of logits, forward and backward."""
-        return MOST_LOGIT_ROWS * BYTES_PER_LOGIT * self.vocab
-
-    def read(self, rows: int, tokens: float) -> float:
-        """Bytes a decode step reads: W and D, the head, the cache at `tokens` a row."""
-        return 3 * self.weights() + 2 * self.vocab * self.d + rows * tokens * self.kv_bytes()
+def held(shape: Shape, rows: int, tokens: int) -> float:
+    """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
+    embedding = shape.vocab * shape.d
+    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + rows * tokens * shape.kv_bytes()
 
 
-SHAPES = {
-    "Qwen/Qwen3-4B": Shape(2560, 36, 4096, 1024, 9728, 151936),
-    "Qwen/Qwen2.5-Coder-0.5B-Instruct": Shape(896, 24, 896, 128, 4864, 151936),
-}
+def logit_bytes(shape: Shape) -> float:
+    """Bytes of a chunk of logits, forward and backward."""
+    return MOST_LOGIT_ROWS * BYTES_PER_LOGIT * shape.vocab
 
 
-BENCH_MODELS = {"qwen3-4b": "Qwen/Qwen3-4B", "qwen2.5-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct"}
+def decode_bytes(shape: Shape, rows: int, tokens: float) -> float:
+    """Bytes that a decode step reads: W and D, the head, the cache at `tokens` a row."""
+    return 3 * shape.weights() + 2 * shape.vocab * shape.d + rows * tokens * shape.kv_bytes()
 
 
 @dataclass
@@ -100,54 +82,74 @@ class Estimate:
         return self.rollout + self.grading + self.training
 
 
-def bench_rows(path: Path, model: str) -> tuple[str, list[dict[str, str]]]:
+def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
     """(comment line, rows) of the last run of `model` in a bench TSV, else of the last run of any.
 
     Raises UserError where the file is missing.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist: run bench/bench_step.py --out {path} on the GPU to be rented, or pass "
-                        "--run with the directory of a short run")  # fmt: skip
-    lines = path.read_text().splitlines()
-    starts = [i for i, line in enumerate(lines) if line.startswith("#")] or [-1]
-    runs = [(lines[max(i, 0)].lstrip("# "), list(csv.DictReader(lines[i + 1 : end], delimiter="\t")))
-            for i, end in zip(starts, [*starts[1:], None], strict=True)]  # fmt: skip
-    same = [run for run in runs if any(BENCH_MODELS.get(row["model"]) == model for row in run[1])]
+        raise UserError(
+            f"{path} does not exist: run bench/step.py --out {path} on the GPU to be rented, or pass "
+            "--run with the directory of a short run"
+        )
+    runs = read_blocks(path)
+    same = [(comment, rows) for comment, rows in runs if (rows["model"].map(BENCH_NAMES.get) == model).any()]
     return (same or runs)[-1]
 
 
-def from_bench(cfg: EstimateConfig) -> Estimate:
-    """Scale the bench's last measured parts to `cfg`. Raises UserError where model or measurement is unknown."""
-    if cfg.model not in SHAPES:
-        raise UserError(f"no measurement for --model {cfg.model} (only {', '.join(SHAPES)}): make a few steps with "
-                        "`just train` and pass --run with that run's directory")  # fmt: skip
-    about, rows = bench_rows(Path(cfg.bench), cfg.model)
+def measured_parts(cfg: EstimateConfig) -> tuple[str, dict[str, pd.Series]]:
+    """(comment line, {rollout, train, grade, ...: its last measured row}) of the bench.
+
+    Raises UserError where a part that an estimate needs is missing.
+    """
+    comment, rows = bench_rows(Path(cfg.bench), cfg.model)
     parts = {}
-    for row in rows:  # of several forms of a part the last stands, as in the bench's own sum
+    for _, row in rows.iterrows():  # of several forms of a part the last stands, as in the bench's own sum
         if row["s"] and not row["s"].startswith("failed"):
             parts[row["row"].split("_")[0]] = row
     if missing := {"rollout", "train", "grade"} - parts.keys():
-        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/bench_step.py again")
-    base = parts["train"]
-    shape, shape_b = SHAPES[cfg.model], SHAPES[BENCH_MODELS[base["model"]]]
-    B, B_b, new_b = cfg.prompts * cfg.group, int(base["P"]) * int(base["G"]), int(base["max_new"])
+        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/step.py again")
+    return comment, parts
 
-    bytes_ = shape.read(B, cfg.mean_prompt + cfg.max_new / 2)
-    bytes_b = shape_b.read(B_b, BENCH_PROMPT + new_b / 2)
+
+def from_bench(cfg: EstimateConfig) -> Estimate:
+    """Scale the bench's last measured parts to `cfg`. Raises UserError where model or measurement is unknown.
+
+    The suffix _b is the bench's: B rows of prompt + new tokens, and the shape of the model.
+    """
+    if cfg.model not in SHAPES:
+        raise UserError(
+            f"no measurement for --model {cfg.model} (only {', '.join(SHAPES)}): make a few steps with "
+            "`just train` and pass --run with that run's directory"
+        )
+    comment, parts = measured_parts(cfg)
+    base = parts["train"]
+    model_b = BENCH_NAMES[base["model"]]
+    shape, shape_b = SHAPES[cfg.model], SHAPES[model_b]
+    B, B_b = cfg.prompts * cfg.group, int(base["P"]) * int(base["G"])
+    new_b = int(base["max_new"])
+
+    # Sampling is bound by the bytes that a decode step reads, training by the tokens.
+    bytes_ = decode_bytes(shape, B, cfg.mean_prompt + cfg.max_new / 2)
+    bytes_b = decode_bytes(shape_b, B_b, BENCH_PROMPT + new_b / 2)
     tokens = B * (cfg.mean_prompt + MEAN_LENGTH * cfg.max_new)
     tokens_b = B_b * (BENCH_PROMPT + MEAN_LENGTH * new_b)
-    longest, longest_b = cfg.mean_prompt * 5 // 4 + cfg.max_new, BENCH_PROMPT * 5 // 4 + new_b
-    rest = max(0.0, float(base["peak_gib"]) * 2**30 - shape_b.held(B_b, longest_b) - shape_b.logits())
+
+    # Memory: what is held, a chunk of logits, and the measured rest, which grows with a micro-batch's activations.
+    longest = cfg.mean_prompt * 5 // 4 + cfg.max_new
+    longest_b = BENCH_PROMPT * 5 // 4 + new_b
+    rest = max(0.0, float(base["peak_gib"]) * 2**30 - held(shape_b, B_b, longest_b) - logit_bytes(shape_b))
     rest *= (cfg.micro_batch or 8) * longest * shape.d * shape.layers / (8 * longest_b * shape_b.d * shape_b.layers)
-    scaled = ", scaled by bytes and tokens to another model: a small one is bound by launches, and slower than this"
-    if BENCH_MODELS[base["model"]] == cfg.model:
-        scaled = ""
+
+    scaled = ""
+    if model_b != cfg.model:
+        scaled = ", scaled by bytes and tokens to another model: a small one is bound by launches, and slower than this"
     return Estimate(
         rollout=float(parts["rollout"]["s"]) * cfg.max_new / new_b * bytes_ / bytes_b,
         grading=float(parts["grade"]["s"]) * B / B_b + cfg.grade_timeout,
         training=float(base["s"]) * tokens * shape.weights() / (tokens_b * shape_b.weights()),
-        gib=(shape.held(B, longest) + shape.logits() + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
-        source=f"{Path(cfg.bench).name}: {about}, {base['model']}{scaled}",
+        gib=(held(shape, B, longest) + logit_bytes(shape) + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
+        source=f"{Path(cfg.bench).name}: {comment}, {base['model']}{scaled}",
     )
 
 
@@ -156,9 +158,8 @@ def from_run(folder: Path, cfg: EstimateConfig) -> Estimate:
     path = folder / "steps.tsv"
     if not path.exists():
         raise UserError(f"{path} does not exist: pass --run with a run directory of `just train`")
-    with path.open() as f:
-        rows = list(csv.DictReader((line for line in f if not line.startswith("#")), delimiter="\t"))
-    if not rows:
+    rows = read_table(path)
+    if rows.empty:
         raise UserError(f"{path} has no finished step yet")
     config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
     keys = ("model", "prompts", "group", "max_new")
@@ -166,13 +167,21 @@ def from_run(folder: Path, cfg: EstimateConfig) -> Estimate:
         flags = " ".join(f"--{k.replace('_', '-')} {value}" for k, value in ran.items())
         asked = ", ".join(f"{k} {getattr(cfg, k)}" for k in ran)
         raise UserError(f"{folder} ran with other sizes than the estimate's {asked}: pass {flags}")
-    rows = rows[1:] or rows  # the first step also warms up
-    median = {k: statistics.median(float(r[k]) for r in rows) for k in ("t_roll", "t_grade", "t_train")}
-    gib = max(float(r["gib"]) for r in rows)
-    return Estimate(median["t_roll"], median["t_grade"], median["t_train"], gib, f"{path}, median of {len(rows)} steps")
+
+    measured = rows[["t_roll", "t_grade", "t_train", "gib"]].astype(float)
+    if len(measured) > 1:
+        measured = measured.iloc[1:]  # the first step also warms up
+    median = measured.median()
+    return Estimate(
+        rollout=median["t_roll"],
+        grading=median["t_grade"],
+        training=median["t_train"],
+        gib=measured["gib"].max(),
+        source=f"{path}, median of {len(measured)} steps",
+    )
 
 
-def table(cfg: EstimateConfig, e: Estimate) -> str:
+def estimate_table(cfg: EstimateConfig, e: Estimate) -> str:
     """The small table that is printed, TSV-like columns: part, seconds a step, share of the run's hours."""
     evals = len({*range(0, cfg.steps, cfg.eval_every), cfg.steps})
     completions = 2 * cfg.n_eval * cfg.eval_samples
@@ -190,7 +199,7 @@ def table(cfg: EstimateConfig, e: Estimate) -> str:
 
 
 def main() -> None:
-    cfg = parse(EstimateConfig, description=__doc__)
+    cfg = parse(EstimateConfig, description=__doc__, prog="just estimate")
     check(cfg)
     if not (0 <= cfg.rate < math.inf and cfg.mean_prompt > 0):
         raise UserError(f"--rate {cfg.rate:g} must be at least 0 and --mean-prompt {cfg.mean_prompt} above 0")
@@ -199,9 +208,9 @@ def main() -> None:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of bench_step.py's"
+        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of step.py's"
         raise UserError(f"{what} ({type(error).__name__}: {error}): pass another") from error
-    print(table(cfg, estimate))
+    print(estimate_table(cfg, estimate))
 
 
 if __name__ == "__main__":

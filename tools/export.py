@@ -1,12 +1,24 @@
-"""tools.export"""
+"""A finished run's delta_S as a PEFT LoRA, which is exact, or merged into a plain checkpoint.
+
+    just export RUN_DIR --to lora   --out DIR                      B = U diag(delta_S) [d_out, r], A = Vh [r, d_in]
+    just export RUN_DIR --to merged --out DIR [--dtype bfloat16]   W + U diag(delta_S) Vh, plain transformers
+
+LoRA adds (alpha/r) B A x; alpha = r in every module, so the factor is exactly 1 although r differs between modules. The
+rank is full, so the file is about as large as the adapted weights themselves.
+
+Merging rounds. With D = U diag(delta_S) Vh and D' = W_merged - W, both against the base in the exported dtype, what is
+lost is measured over all modules and printed (and kept in export.json):
+
+    error = |D' - D| / |D|          slope = <D', D> / |D|^2     1 where the delta survives, 0 where it rounds away
+
+Both kinds are written to a temporary folder beside DIR and renamed, so DIR is complete or not there. No peft is needed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +34,11 @@ from torch import Tensor, nn
 from antipasto import Adapter, load_model
 from config import ModelConfig
 from lib.errors import UserError, run_main
+from lib.files import whole_folder
 from lib.models import local_model
 from lib.tensors import load_tensors
 
+# What an export says of itself; by it --overwrite knows one.
 MARK = "export.json"
 
 
@@ -165,21 +179,29 @@ class Loss:
     def add(self, name: str, W: Tensor, merged: Tensor, D: Tensor) -> None:
         """One module: base W and merged weight in the exported dtype, exact D in fp32, all [d_out, d_in]."""
         applied = merged.float() - W.float()
-        product, norm = (applied * D).double().sum().item(), D.double().square().sum().item()
+        product = (applied * D).double().sum().item()
+        norm = D.double().square().sum().item()
         if norm == 0:
             return
         self.error += (applied - D).double().square().sum().item()
-        self.product, self.norm = self.product + product, self.norm + norm
-        self.modules, self.moved = self.modules + 1, self.moved + bool(applied.any())
+        self.product += product
+        self.norm += norm
+        self.modules += 1
+        self.moved += bool(applied.any())
         self.worst = min(self.worst, (product / norm, name))
 
     def row(self) -> dict:
         """The figures of export.json; without error and slope where delta_S is zero everywhere."""
         if self.norm == 0:
             return {"modules": 0, "modules_changed": 0}
-        return {"rounding_error": math.sqrt(self.error / self.norm), "slope": self.product / self.norm,
-                "modules": self.modules, "modules_changed": self.moved, "lowest_slope": self.worst[0],
-                "lowest_module": self.worst[1]}  # fmt: skip
+        return {
+            "rounding_error": math.sqrt(self.error / self.norm),
+            "slope": self.product / self.norm,
+            "modules": self.modules,
+            "modules_changed": self.moved,
+            "lowest_slope": self.worst[0],
+            "lowest_module": self.worst[1],
+        }
 
 
 @torch.no_grad()
@@ -197,8 +219,7 @@ def merge(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Loss:
         linear.weight = nn.Parameter(merged, requires_grad=False)
         if module.bias is not None:
             linear.bias = nn.Parameter(module.bias, requires_grad=False)
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, linear)
+        model.set_submodule(name, linear)
     if dtype != W.dtype:  # a model that keeps some parameters in fp32 beside bf16 weights keeps them so
         model.to(dtype)
     return loss
@@ -211,12 +232,16 @@ def write_merged(folder: Path, model: nn.Module, tokenizer, adapter: Adapter, dt
     if loss.modules == 0:
         logger.warning("delta_S is zero in every module: the merged checkpoint is the base model")
     elif loss.moved == 0:
-        logger.warning(f"every delta rounded away in {dtype}: the merged checkpoint is the base model; "
-                       "export it in float32, or --to lora")  # fmt: skip
+        logger.warning(
+            f"every delta rounded away in {dtype}: the merged checkpoint is the base model; "
+            "export it in float32, or --to lora"
+        )
     else:
-        print(f"{dtype} merge: relative error of the applied delta {row['rounding_error']:.3g}, "
-              f"slope {row['slope']:.4f} (lowest {row['lowest_slope']:.4f} in {row['lowest_module']}), "
-              f"{loss.moved} of {loss.modules} modules differ from the base")  # fmt: skip
+        print(
+            f"{dtype} merge: relative error of the applied delta {row['rounding_error']:.3g}, "
+            f"slope {row['slope']:.4f} (lowest {row['lowest_slope']:.4f} in {row['lowest_module']}), "
+            f"{loss.moved} of {loss.modules} modules differ from the base"
+        )
         if row["slope"] < 0.9:
             logger.warning("much of the delta rounded away: export it in float32, or --to lora, to keep it")
     model.save_pretrained(folder)
@@ -232,35 +257,34 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} is no earlier export (no {MARK}), so --overwrite leaves it alone: pass another --out")
 
 
-def write_folder(out: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder beside `out`, sync it and rename it; nothing is left of it where that fails.
+def write_export(cfg: ExportConfig, base: ModelConfig, weights_sha256: str, write: Callable[[Path], dict]) -> None:
+    """Let `write` fill a folder and add export.json with its figures; the folder is at --out whole or not at all.
 
     Raises UserError where the disk refuses it.
     """
-    temporary, aside = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
+    about = {
+        "run": str(cfg.run),
+        "to": cfg.to,
+        "dtype": cfg.dtype,
+        "checkpoint": cfg.checkpoint,
+        "base": base_source(base),
+        "revision": base.revision,
+        "weights_sha256": weights_sha256,
+    }
     try:
-        temporary.mkdir(parents=True)
-        write(temporary)
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as f:
-                    os.fsync(f.fileno())
-        if out.exists():
-            os.rename(out, aside)
-        os.rename(temporary, out)
+        with whole_folder(cfg.out) as folder:
+            figures = write(folder)
+            (folder / MARK).write_text(json.dumps({**about, **figures}, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{out} could not be written ({reason}): nothing was left there; export again, elsewhere or "
-                        "after making room") from error  # fmt: skip
-    finally:
-        if aside.exists() and not out.exists():
-            os.rename(aside, out)
-        for path in (temporary, aside):
-            shutil.rmtree(path, ignore_errors=True)
+        raise UserError(
+            f"{cfg.out} could not be written ({reason}): nothing was left there; export again, elsewhere or "
+            "after making room"
+        ) from error
 
 
 def main() -> None:
-    cfg = tyro.cli(ExportConfig, description=__doc__)
+    cfg = tyro.cli(ExportConfig, prog="just export", description=__doc__)
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here; leave it out")
     cuda = cfg.device != "cpu" and torch.cuda.is_available()
@@ -271,17 +295,12 @@ def main() -> None:
     set_delta(adapter, delta, delta_sha, str(cfg.run))
     dtype = getattr(torch, cfg.dtype)
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> dict:
         if cfg.to == "lora":
-            figures = write_lora(folder, adapter, base, dtype)
-        else:
-            figures = write_merged(folder, model, tokenizer, adapter, dtype)
-        about = {"run": str(cfg.run), "to": cfg.to, "dtype": cfg.dtype, "checkpoint": cfg.checkpoint,
-                 "base": base_source(base), "revision": base.revision, "weights_sha256": delta_sha,
-                 **figures}  # fmt: skip
-        (folder / MARK).write_text(json.dumps(about, indent=1) + "\n")
+            return write_lora(folder, adapter, base, dtype)
+        return write_merged(folder, model, tokenizer, adapter, dtype)
 
-    write_folder(cfg.out, write)
+    write_export(cfg, base, delta_sha, write)
     print(f"done: {cfg.out}")
 
 

@@ -1,11 +1,14 @@
-"""tools.fetch_data"""
+"""Fetch the three LeetCode files of ariahw/rl-rewardhacking (results/data) into data/, check them, count their rows.
+
+Each file is pinned by its git blob id, which fixes every byte and so the row count; a file that is there and right is
+left alone, a download is written beside its place and renamed once it has been checked.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import os
-import shutil
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,10 @@ import tyro
 from loguru import logger
 
 from lib.errors import UserError, run_main
+from lib.files import atomic
 from problems.leetcode import load_problems
 
 SOURCE = "https://raw.githubusercontent.com/ariahw/rl-rewardhacking/main/results/data"
-
 
 # git blob ids in commit bf5cdb8 of the source.
 BLOBS = {
@@ -37,44 +40,41 @@ class FetchConfig:
     """Folder to write."""
 
 
-def blob_id(path: Path) -> str:
-    """git's object id of a file's content, SHA-1 of "blob <size>\\0" + bytes; "" where there is no file."""
-    if not path.exists():
-        return ""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def blob_id(data: bytes) -> str:
+    """git's object id of a file's content, SHA-1 of "blob <size>\\0" + bytes."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+
+
+def download(url: str) -> bytes:
+    """All of it. Raises OSError, HTTPException or ValueError where the address does not answer, or breaks off."""
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return response.read()
 
 
 def fetch(name: str, blob: str, source: str, out: Path) -> None:
     """One file. Raises UserError where it cannot be had or is another file; nothing is left half written."""
     path, url = out / name, f"{source.rstrip('/')}/{name}"
-    if blob_id(path) != blob:
-        part = path.with_name(f".{name}.part")
+    if not path.exists() or blob_id(path.read_bytes()) != blob:
         try:
-            with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as f:
-                shutil.copyfileobj(response, f)
-                if getattr(response, "length", 0):
-                    raise ConnectionError(f"the connection broke {response.length} bytes early")
-            if (got := blob_id(part)) != blob:
-                raise UserError(f"{url} is git blob {got[:12]}, not {blob[:12]}: the source has changed; "
-                                f"check it, and pass it with --problems if you trust it")  # fmt: skip
-            os.replace(part, path)
-        except UserError:
-            raise
+            data = download(url)
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise UserError(f"{url} cannot be reached ({reason}): run `just data` on a machine with network access "
-                            f"and copy {out}/ here, or pass --problems PATH") from error  # fmt: skip
-        finally:
-            part.unlink(missing_ok=True)
+            raise UserError(
+                f"{url} cannot be reached ({reason}): run `just data` on a machine with network access "
+                f"and copy {out}/ here, or pass --problems PATH"
+            ) from error
+        if (got := blob_id(data)) != blob:
+            raise UserError(
+                f"{url} is git blob {got[:12]}, not {blob[:12]}: the source has changed; "
+                f"check it, and pass it with --problems if you trust it"
+            )
+        with atomic(path) as f:
+            f.write(data)
     logger.info(f"{path}: {len(load_problems(path))} problems")
 
 
 def main() -> None:
-    cfg = tyro.cli(FetchConfig, description=__doc__)
+    cfg = tyro.cli(FetchConfig, prog="just data", description=__doc__)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     for name, blob in BLOBS.items():

@@ -1,4 +1,16 @@
-"""tools.sweep.__main__"""
+"""Plan a sweep, presets x arms x seeds, and run it: here, in a pueue queue, or on a Slurm cluster.
+
+    just sweep --preset tiny --study organism                    prints the plan and runs nothing
+    just sweep --preset tiny --study organism --submit local     runs it here, --jobs at a time
+    just sweep --preset full --study preregistered --submit pueue --groups gpu0 gpu1    queues it, a group a GPU
+    just sweep --preset full --study preregistered --submit slurm --slurm.partition gpu
+    just sweep --preset tiny --study organism --status           rates so far, time left, failures
+    just sweep --preset full --arms vanilla projected --seeds 0 1 -- --steps 100        flags of every run after --
+
+Order: SVDs -> extraction -> held-out check, once for each pair set that an arm needs, then the runs that need it. What
+is complete is skipped, and train.py resumes, so the same command continues a sweep that stopped anywhere. A run that
+fails does not stop the others; what depends on it is left out.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +20,26 @@ import sys
 import tyro
 
 from lib.errors import run_main
-from tools.sweep.local import run_local
+from tools.sweep.local import INTERRUPTING, run_local
 from tools.sweep.plan import plan
 from tools.sweep.pueue import pueue_script, submit_pueue
 from tools.sweep.slurm import submit_slurm
-from tools.sweep.status import status
+from tools.sweep.status import print_status
 from tools.sweep.task import SweepConfig
 
 
 def main() -> int:
-    argv = sys.argv[1:]
-    split = argv.index("--") if "--" in argv else len(argv)
-    cfg = tyro.cli(SweepConfig, args=argv[:split], description=__doc__)
-    cfg.extra = argv[split + 1 :]
+    # What follows -- is for every run, and not for the sweep.
+    words, extra = sys.argv[1:], []
+    if "--" in words:
+        split = words.index("--")
+        words, extra = words[:split], words[split + 1 :]
+    cfg = tyro.cli(SweepConfig, prog="just sweep", args=words, description=__doc__ + INTERRUPTING)
+    cfg.extra = extra
+
     tasks = plan(cfg)
     if cfg.status:
-        status(cfg, tasks)
+        print_status(cfg, tasks)
     elif cfg.submit == "local":
         return run_local(tasks, cfg.jobs)
     elif cfg.submit == "pueue" and cfg.dry_run:
@@ -34,7 +50,7 @@ def main() -> int:
         submit_slurm(tasks, cfg.slurm)
     else:
         for task in tasks:
-            print(f"{'# done: ' if task.done else ''}{shlex.join(['python', *task.command[1:]])}")
+            print(("# done: " if task.done else "") + shlex.join(["python", *task.command[1:]]))
     return 0
 
 

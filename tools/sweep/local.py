@@ -1,4 +1,8 @@
-"""tools.sweep.local"""
+"""The queue of this machine: at most `jobs` tasks at a time, each after those it waits for.
+
+Every command runs in a session of its own with its output in its log. A task that fails takes with it what waits for
+it, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,19 @@ import shlex
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 
+from lib.signals import StopLatch
 from tools.sweep.task import Task
+
+INTERRUPTING = """
+Interrupting --submit local (Ctrl-C, SIGTERM, SIGHUP) sends SIGTERM to the runs and waits for their checkpoints; a
+second time kills them. In pueue, `pueue kill --signal sigterm ID` does the first; a plain kill loses what came after
+the last checkpoint.
+"""
 
 
 def start(command: list[str], log: Path, **options) -> subprocess.Popen:
@@ -25,86 +37,130 @@ def start(command: list[str], log: Path, **options) -> subprocess.Popen:
 
 def note_end(log: Path, status: int, minutes: float) -> str:
     """Append how the command ended to its log; the last line that it had written itself."""
-    last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+    lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
     with open(log, "a") as f:
         f.write(f"sweep: exit status {status} after {minutes:.1f} min\n")
-    return last
+    return lines[-1]
 
 
-class Stop:
+@dataclass
+class Running:
+    """A task whose command runs."""
+
+    task: Task
+    child: subprocess.Popen
+    since: float
+    """time.perf_counter() at its start."""
+
+    def ended(self) -> bool:
+        return self.child.poll() is not None
+
+
+class Relay(StopLatch):
     """SIGINT, SIGTERM or SIGHUP: SIGTERM to the running commands and nothing new; a second time SIGKILL."""
 
     def __init__(self):
-        self.signal, self.times, self.told = 0, 0, 0
-        self.before = {n: signal.signal(n, self) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self.passed_on = 0
+        """Signals that the commands have been told of."""
 
-    def __call__(self, number: int, frame) -> None:
-        self.signal, self.times = number, self.times + 1
-
-    def tell(self, running: dict[str, subprocess.Popen]) -> None:
+    def tell(self, running: list[Running]) -> None:
         """Pass a signal on that has come since; outside the handler, so that no command starts meanwhile."""
-        if self.told == self.times:
+        if self.passed_on == len(self.received):
             return
-        again, self.told = self.told > 0, self.times
-        for child in running.values():
+        again = self.passed_on > 0
+        self.passed_on = len(self.received)
+        for job in running:
             if again:
-                os.killpg(child.pid, signal.SIGKILL)
+                os.killpg(job.child.pid, signal.SIGKILL)
             else:
-                child.terminate()
+                job.child.terminate()
         what = "killed" if again else "asked for a checkpoint, waiting for it (again: kill)"
-        logger.warning(f"{signal.Signals(self.signal).name}: {len(running)} running commands {what}")
+        logger.warning(f"{signal.Signals(self.received[-1]).name}: {len(running)} running commands {what}")
 
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+
+class LocalQueue:
+    """Tasks waiting, running, done and failed, by name."""
+
+    def __init__(self, tasks: list[Task], jobs: int):
+        # Ctrl-C of the terminal must not reach a run beside the SIGTERM from here: a run takes the second signal as an
+        # order to end at once. Side by side, no run may spread over all cores.
+        self.options = {"start_new_session": True, "env": dict(os.environ)}
+        if jobs > 1:
+            self.options["env"].setdefault("OMP_NUM_THREADS", "1")
+        self.jobs = jobs
+        self.total = len(tasks)
+        self.done = {task.name for task in tasks if task.done}
+        self.waiting = {task.name: task for task in tasks if not task.done}
+        self.running: dict[str, Running] = {}
+        self.failed: dict[str, str] = {}
+        """What went wrong."""
+        self.started = time.perf_counter()
+        self.done_before = len(self.done)
+
+    def drop_lost(self) -> None:
+        """Tasks that wait for one that failed fail too."""
+        for name, task in list(self.waiting.items()):
+            if lost := [a for a in task.after if a in self.failed]:
+                self.failed[name] = f"left out, since {lost[0]} failed"
+                del self.waiting[name]
+
+    def start_ready(self, stop: Relay) -> None:
+        """Start what waits for nothing, up to the number of jobs, and nothing once a signal has come."""
+        for name, task in list(self.waiting.items()):
+            ready = self.done.issuperset(task.after) and len(self.running) < self.jobs
+            if ready and not stop.received:
+                child = start(task.command, task.log, **self.options)
+                self.running[name] = Running(task, child, time.perf_counter())
+                del self.waiting[name]
+
+    def collect_ended(self, stopping: bool) -> None:
+        """Note what has ended; while `stopping`, a task that ended badly has not failed."""
+        for name, job in list(self.running.items()):
+            if not job.ended():
+                continue
+            del self.running[name]
+            problem = ending(job)
+            if not problem:
+                self.done.add(name)
+                each = (time.perf_counter() - self.started) / (len(self.done) - self.done_before) / 60
+                left = each * (len(self.waiting) + len(self.running))
+                logger.info(f"{len(self.done)} of {self.total} tasks are complete, about {left:.0f} min left")
+            elif not stopping:
+                self.failed[name] = problem
+                logger.error(f"{name} failed: {problem}")
 
 
 def run_local(tasks: list[Task], jobs: int, poll: float = 0.2) -> int:
     """Run what is not done, at most `jobs` at a time, each task after those it waits for; the exit status."""
-    # A session of its own keeps the terminal's Ctrl-C from a run: that and the SIGTERM from here would be two signals,
-    # and a run takes the second as an order to end at once. Side by side, none may spread over all cores.
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if jobs > 1 else {}
-    options = {"start_new_session": True, "env": {**os.environ, **threads}}
-    done = {task.name for task in tasks if task.done}
-    waiting, failed = {task.name: task for task in tasks if task.name not in done}, {}
-    logger.info(f"{len(done)} of {len(tasks)} tasks are complete, {len(waiting)} to run")
-    running, clocks, stop, begun = {}, {}, Stop(), (time.perf_counter(), len(done))
+    queue = LocalQueue(tasks, jobs)
+    logger.info(f"{len(queue.done)} of {len(tasks)} tasks are complete, {len(queue.waiting)} to run")
+    stop = Relay()
     try:
-        while running or (waiting and not stop.signal):
-            for name, task in list(waiting.items()):
-                if lost := [a for a in task.after if a in failed]:
-                    failed[name] = f"left out, since {lost[0]} failed"
-                    del waiting[name]
-                elif done.issuperset(task.after) and len(running) < jobs and not stop.signal:
-                    running[name], clocks[name] = start(task.command, task.log, **options), (task, time.perf_counter())
-                    del waiting[name]
-            stop.tell(running)
-            for name in [name for name, child in running.items() if child.poll() is not None]:
-                problem = ending(*clocks[name], running.pop(name).returncode)
-                if not problem:
-                    done.add(name)
-                    each = (time.perf_counter() - begun[0]) / (len(done) - begun[1]) / 60
-                    left = each * (len(waiting) + len(running))
-                    logger.info(f"{len(done)} of {len(tasks)} tasks are complete, about {left:.0f} min left")
-                elif not stop.signal:
-                    failed[name] = problem
-                    logger.error(f"{name} failed: {problem}")
+        while queue.running or (queue.waiting and not stop.received):
+            queue.drop_lost()
+            queue.start_ready(stop)
+            stop.tell(list(queue.running.values()))
+            queue.collect_ended(stopping=bool(stop.received))
             time.sleep(poll)
     finally:
         stop.restore()
-        for child in running.values():
-            child.terminate()
-    if stop.signal:
+        for job in queue.running.values():
+            job.child.terminate()
+    if stop.received:
         logger.warning("stopped; the same command continues the sweep")
-        return 128 + stop.signal
-    if failed:
+        return 128 + stop.received[-1]
+    if failed := queue.failed:
         logger.error(f"{len(failed)} of {len(tasks)} tasks failed: {', '.join(failed)}; the same command retries them")
-    return 1 if failed else 0
+    return 1 if queue.failed else 0
 
 
-def ending(task: Task, started: float, status: int) -> str:
+def ending(job: Running) -> str:
     """Note in its log how a task ended; what went wrong, empty where nothing did."""
-    minutes = (time.perf_counter() - started) / 60
+    task, status = job.task, job.child.returncode
+    minutes = (time.perf_counter() - job.since) / 60
     last = note_end(task.log, status, minutes)
     logger.info(f"{task.name}: {minutes:.1f} min, {last if status else 'done'}")
-    return "" if status == 0 and (task.marker is None or task.done) else f"{last} (exit status {status}; {task.log})"
+    if status == 0 and (task.marker is None or task.done):
+        return ""
+    return f"{last} (exit status {status}; {task.log})"

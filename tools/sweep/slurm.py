@@ -1,8 +1,9 @@
-"""tools.sweep.slurm"""
+"""A sweep as Slurm jobs, through submitit: dependencies for order, and a job that meets its time limit queues again."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path
 from loguru import logger
 
 from lib.errors import UserError
+from lib.files import REPO
 from tools.sweep.local import note_end, start
 from tools.sweep.task import Slurm, Task
 
 
-class Job:
+class SlurmJob:
     """What submitit runs on a node: the command, which writes its checkpoint on SIGTERM and resumes when run again.
 
     Slurm sends each signal to every process of a job. So SIGTERM (scancel, preemption) reaches the command without
@@ -48,38 +50,52 @@ class Job:
 
         self.child.terminate()
         self.wait()
-        return DelayedSubmission(Job(self.command, self.log))
+        return DelayedSubmission(SlurmJob(self.command, self.log))
 
 
 def slurm_parameters(slurm: Slurm, task: Task, after: list[str]) -> dict:
     """submitit's parameters of one job."""
-    preset = task.name.partition("/")[0]
-    gpus = slurm.gpus if slurm.gpus is not None else int(preset != "tiny")
+    gpus = slurm.gpus if slurm.gpus is not None else int(task.preset != "tiny")
     options = {"kill-on-invalid-dep": "yes"}
     for option in slurm.options:
         name, equals, value = option.partition("=")
         if not equals:
             raise UserError(f"--slurm.options {option}: write name=value, such as account=lab")
         options[name.lstrip("-")] = value
-    return {"job_name": task.name.replace("/", "_"), "time": slurm.minutes, "nodes": 1, "ntasks_per_node": 1,
-            "cpus_per_task": slurm.cpus, "signal_delay_s": slurm.grace, "comment": task.label.replace("'", ""),
-            # srun does not inherit sbatch's --cpus-per-task since Slurm 22.05
-            "srun_args": [f"--cpus-per-task={slurm.cpus}"],
-            **({"partition": slurm.partition} if slurm.partition else {}),
-            **({"gpus_per_node": gpus} if gpus else {}), **({"mem": f"{slurm.mem_gb}GB"} if slurm.mem_gb else {}),
-            **({"dependency": "afterok:" + ":".join(after)} if after else {}),
-            "additional_parameters": options}  # fmt: skip
+    parameters = {
+        "job_name": task.name.replace("/", "_"),
+        "time": slurm.minutes,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": slurm.cpus,
+        "signal_delay_s": slurm.grace,
+        # what the job runs is this repository's, wherever it was submitted from
+        "setup": [f"export PYTHONPATH={shlex.quote(str(REPO))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "comment": task.label.replace("'", ""),
+        # srun does not inherit sbatch's --cpus-per-task since Slurm 22.05
+        "srun_args": [f"--cpus-per-task={slurm.cpus}"],
+        "additional_parameters": options,
+    }
+    if slurm.partition:
+        parameters["partition"] = slurm.partition
+    if gpus:
+        parameters["gpus_per_node"] = gpus
+    if slurm.mem_gb:
+        parameters["mem"] = f"{slurm.mem_gb}GB"
+    if after:
+        parameters["dependency"] = "afterok:" + ":".join(after)
+    return parameters
 
 
 def slurm_queue() -> dict[str, tuple[str, str]]:
     """{job name: (id, state)} of the jobs submitted from this folder. Raises UserError without an answer."""
     try:
         ended = subprocess.run(["squeue", "-h", "-o", "%i|%T|%j|%Z"], capture_output=True, text=True, timeout=30)
-        said = ended.stderr.strip() or "no message"
+        trouble = (ended.stderr.strip() or "no message") if ended.returncode else ""
     except subprocess.TimeoutExpired:
-        ended, said = None, "no answer in 30 s"
-    if ended is None or ended.returncode:
-        raise UserError(f"squeue failed ({said.splitlines()[0]}): submit where the cluster answers")
+        trouble = "no answer in 30 s"
+    if trouble:
+        raise UserError(f"squeue failed ({trouble.splitlines()[0]}): submit where the cluster answers")
     rows = [line.split("|", 3) for line in ended.stdout.splitlines()]
     return {name: (number, state) for number, state, name, folder in rows if Path(folder) == Path.cwd()}
 
@@ -92,8 +108,11 @@ def submit_slurm(tasks: list[Task], slurm: Slurm) -> None:
         raise UserError("--submit slurm needs submitit: `uv pip install submitit` (the extra `slurm`)") from error
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("--submit slurm needs sbatch and srun on PATH: run it on a login node of the cluster")
-    queued, ids = slurm_queue(), {}
-    for task in [task for task in tasks if not task.done]:
+    queued = slurm_queue()
+    ids: dict[str, str] = {}
+    for task in tasks:
+        if task.done:
+            continue
         parameters = slurm_parameters(slurm, task, [ids[name] for name in task.after if name in ids])
         if parameters["job_name"] in queued:
             ids[task.name] = queued[parameters["job_name"]][0]
@@ -102,8 +121,8 @@ def submit_slurm(tasks: list[Task], slurm: Slurm) -> None:
         executor = submitit.SlurmExecutor(task.log.parent / "slurm", max_num_timeout=slurm.requeues)
         executor.update_parameters(**parameters)
         try:
-            ids[task.name] = executor.submit(Job(task.command, str(task.log.resolve()))).job_id
+            ids[task.name] = executor.submit(SlurmJob(task.command, str(task.log.resolve()))).job_id
         except submitit.core.utils.FailedJobError as error:
             raise UserError(f"sbatch refused {task.name}: {str(error).strip().splitlines()[-1]}") from error
         logger.info(f"{task.name}: job {ids[task.name]}")
-    print(f"{len(ids)} jobs in Slurm; `squeue` shows them, `sweep.py --status` with these flags the rates")
+    print(f"{len(ids)} jobs in Slurm; `squeue` shows them, `just sweep-status` with these flags the rates")

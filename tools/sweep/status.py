@@ -1,4 +1,8 @@
-"""tools.sweep.status"""
+"""How far a sweep is, from its files and the queues: a row a run, what failed, the time left.
+
+state   done, running, stopped (no row for long, or a signal), failed, waiting, or the queue's own word
+left    steps left x seconds a step: the run's last 20 steps, or the median of the sweep where it has none
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,13 @@ from loguru import logger
 from config import PRESETS
 from lib.errors import UserError
 from lib.files import read_json
+from lib.tables import read_table
 from tools.sweep.pueue import pueue_tasks
 from tools.sweep.slurm import slurm_queue
-from tools.sweep.task import SweepConfig, Task, flag, is_run
+from tools.sweep.task import SweepConfig, Task, flag
 
-
-def table(path: Path) -> list[dict[str, str]]:
-    """Rows of a TSV file; a last row that is still being written is left out."""
-    if not path.exists():
-        return []
-    header, *lines = [line.split("\t") for line in path.read_text().splitlines()] or [[]]
-    return [dict(zip(header, line, strict=True)) for line in lines if len(line) == len(header)]
+RATES = ("hack", "attempt", "pass")
+COLUMNS = ("state", "step", "of", *RATES, "left", "age", "run")
 
 
 @dataclass
@@ -46,33 +46,51 @@ class Progress:
 
     @property
     def left(self) -> int:
+        """Steps left."""
         return 0 if self.state == "done" else self.steps - self.step
 
 
 def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
     """Read one run's directory, its log and its place in the queue ({label or job name: state})."""
     folder = task.marker.parent
-    rows, evals = table(folder / "steps.tsv"), table(folder / "evals.tsv")
-    steps = read_json(folder / "config.json").get("steps", default_steps)
-    step, age, seconds = 0, float("nan"), float("nan")
-    if rows:
-        step, age = int(rows[-1]["step"]) + 1, time.time() - (folder / "steps.tsv").stat().st_mtime
-        seconds = statistics.fmean(sum(float(row[c]) for c in ("t_roll", "t_grade", "t_train")) for row in rows[-20:])
-    state, note = "waiting", ""
-    queued = queue.get(task.label) or queue.get(task.name.replace("/", "_")) or ""
-    ended, said = last_end(task.log)
+    rows, evals = read_table(folder / "steps.tsv"), read_table(folder / "evals.tsv")
+    found = Progress(
+        task=task,
+        step=0,
+        steps=read_json(folder / "config.json").get("steps", default_steps),
+        seconds=math.nan,
+        age=math.nan,
+        state="waiting",
+        rates=dict(evals.iloc[-1]) if len(evals) else {},
+    )
+
+    # How far, and how fast.
+    if len(rows):
+        found.step = int(rows["step"].iloc[-1]) + 1
+        found.age = time.time() - (folder / "steps.tsv").stat().st_mtime
+        found.seconds = rows[["t_roll", "t_grade", "t_train"]].tail(20).astype(float).sum(axis=1).mean()
+
+    # In what state: by its files, then by its log, then by the time since its last row.
+    status, said = last_end(task.log)
     if task.done:
-        state, step = "done", steps
-        seconds = read_json(task.marker).get("seconds", math.nan) / max(1, steps)
-    elif ended and not age < time.time() - task.log.stat().st_mtime - 60:  # no rows since, from elsewhere
-        stopped = ended in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM)
-        state, note = ("stopped", "") if stopped else ("failed", said)
-    elif rows:
+        found.state, found.step = "done", found.steps
+        found.seconds = read_json(task.marker).get("seconds", math.nan) / max(1, found.steps)
+    elif status and not found.age < time.time() - task.log.stat().st_mtime - 60:  # no rows since, from elsewhere
+        if status in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM):
+            found.state = "stopped"
+        else:
+            found.state, found.note = "failed", said
+    elif len(rows):
         # An evaluation writes no row, and a long one takes as long as a few steps.
-        state = "running" if age < max(300, 20 * seconds) else "stopped"
-    if queued and state != "done":
-        state, note = ("failed", queued) if queued.startswith("Done") else (queued.lower(), "")
-    return Progress(task, step, steps, seconds, age, state, note, evals[-1] if evals else {})
+        found.state = "running" if found.age < max(300, 20 * found.seconds) else "stopped"
+
+    # The queue knows better.
+    queued = queue.get(task.label) or queue.get(task.name.replace("/", "_")) or ""
+    if queued.startswith("Done") and found.state != "done":
+        found.state, found.note = "failed", queued
+    elif queued and found.state != "done":
+        found.state, found.note = queued.lower(), ""
+    return found
 
 
 def last_end(log: Path) -> tuple[int, str]:
@@ -84,7 +102,7 @@ def last_end(log: Path) -> tuple[int, str]:
 
 def hours(seconds: float) -> str:
     """h:mm, or - where it is not known."""
-    return "-" if seconds != seconds else f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}"
+    return "-" if math.isnan(seconds) else f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}"
 
 
 def queue_states() -> dict[str, str]:
@@ -99,27 +117,38 @@ def queue_states() -> dict[str, str]:
     return out
 
 
-def status(cfg: SweepConfig, tasks: list[Task]) -> None:
+def print_status(cfg: SweepConfig, tasks: list[Task]) -> None:
     """Print a row a run: state, steps, rates at the last evaluation, time left, failures; then the sweep's sums."""
     queue = queue_states()
+
+    # Preparations that failed.
     for task in tasks:
-        ended, said = last_end(task.log)
-        if not is_run(task) and not task.done and ended:
+        status, said = last_end(task.log)
+        if status and not task.is_run and not task.done:
             print(f"{task.name} failed: {said}")
+
+    # A row a run.
     found = []
-    for task in filter(is_run, tasks):
-        preset = PRESETS[task.name.partition("/")[0]]
-        found.append(progress(task, int(flag(cfg.extra, "--steps", str(preset["steps"]))), queue))
-    known = [p.seconds for p in found if p.seconds == p.seconds]
-    usual = statistics.median(known) if known else float("nan")
-    print("\t".join(["state", "step", "of", "hack", "attempt", "pass", "left", "age", "run"]))
-    for p in found:
-        each = p.seconds if p.seconds == p.seconds else usual
-        cells = [p.state, p.step, p.steps, *(p.rates.get(k, "-") for k in ("hack", "attempt", "pass")),
-                 hours(p.left * each), hours(p.age) if p.left else "-", p.task.name]  # fmt: skip
+    for task in tasks:
+        if task.is_run:
+            steps = flag(cfg.extra, "--steps", str(PRESETS[task.preset]["steps"]))
+            found.append(progress(task, int(steps), queue))
+    known = [p.seconds for p in found if not math.isnan(p.seconds)]
+    usual = statistics.median(known) if known else math.nan
+    seconds_left = [p.left * (usual if math.isnan(p.seconds) else p.seconds) for p in found]
+    print("\t".join(COLUMNS))
+    for p, left in zip(found, seconds_left, strict=True):
+        rates = [p.rates.get(name, "-") for name in RATES]
+        age = hours(p.age) if p.left else "-"
+        cells = [p.state, p.step, p.steps, *rates, hours(left), age, p.task.name]
         print("\t".join(map(str, cells)) + (f"  {p.note}" if p.note else ""))
-    count = {s: sum(p.state == s for p in found) for s in ("done", "running", "failed")}
-    left = sum(p.left * (p.seconds if p.seconds == p.seconds else usual) for p in found)
-    wall = f", {hours(left / count['running'])} at {count['running']} side by side" if count["running"] else ""
-    print(f"{count['done']} of {len(found)} done, {count['running']} running, {count['failed']} failed; "
-          f"about {hours(left)} of running time left{wall} (h:mm)")  # fmt: skip
+
+    # Their sums.
+    count = {state: sum(p.state == state for p in found) for state in ("done", "running", "failed")}
+    left, wall = sum(seconds_left), ""
+    if count["running"]:
+        wall = f", {hours(left / count['running'])} at {count['running']} side by side"
+    print(
+        f"{count['done']} of {len(found)} done, {count['running']} running, {count['failed']} failed; "
+        f"about {hours(left)} of running time left{wall} (h:mm)"
+    )

@@ -1,4 +1,8 @@
-"""tools.sweep.task"""
+"""What a sweep is made of: its settings, its tasks, and the flags that the scripts share.
+
+A task is one command with the names of those it waits for and the file (`marker`) that says that it is done. Its log
+is outputs/<preset>/logs/<what>.log; its label in a queue is "why: ...; resolve: <marker>".
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import tyro
 from config import ModelConfig, Preset
 from lib.files import REPO
 
+# Flags of train.py that differ between the runs of a sweep, so that they cannot follow --.
 OWN_FLAGS = ("preset", "arm", "seed", "label", "out", "fresh")
 
 
@@ -86,6 +91,15 @@ class Task:
         return self.marker is not None and self.marker.exists()
 
     @property
+    def is_run(self) -> bool:
+        """Whether it is a training run, and not one of the preparations."""
+        return self.marker is not None and self.marker.name == "summary.json"
+
+    @property
+    def preset(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
     def log(self) -> Path:
         preset, _, leaf = self.name.partition("/")
         return Path("outputs") / preset / "logs" / f"{leaf}.log"
@@ -113,17 +127,17 @@ def flag_name(word: str) -> str:
 
 def model_flags(words: list[str]) -> list[str]:
     """Those flags, with their values, that extraction and verification share with a run."""
-    known, out, keep = {f.name for f in dataclasses.fields(ModelConfig)}, [], False
+    known = {f.name for f in dataclasses.fields(ModelConfig)}
+    out = []
+    keep = False
     for word in words:
-        keep = flag_name(word) in known if word.startswith("--") else keep
-        out += [word] * keep
+        if word.startswith("--"):
+            keep = flag_name(word) in known
+        if keep:
+            out.append(word)
     return out
 
 
 def script(name: str) -> str:
     """A script's path as a command from here names it."""
     return name if Path.cwd() == REPO else str(REPO / name)
-
-
-def is_run(task: Task) -> bool:
-    return task.marker is not None and task.marker.name == "summary.json"

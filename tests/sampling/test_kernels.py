@@ -1,0 +1,58 @@
+"""The decode kernels against plain torch, in Triton's interpreter on a CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNELS = """
+import sys, torch, torch.nn.functional as F
+sys.path.insert(0, sys.argv[1])
+from sampling import kernels as rk
+rk.ATTEND_PROGRAMS = 24
+torch.manual_seed(0)
+for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False)):
+    n, P, t = 3, 9, 7
+    K, V = (torch.randn(n + 1, HKV, 40, D) for _ in range(2))
+    K[1, :, :6], V[1, :, :6] = K[0, :, :6], V[0, :, :6]
+    lengths, leader = torch.tensor([6, 6, 9]), torch.tensor([0, 0, 2])
+    prompt, step = torch.tensor(P), torch.tensor(t)
+    qkv, weights = torch.randn(n, (H + 2 * HKV) * D), torch.rand(2, D)
+    angle = torch.randn(40, D // 2).repeat(1, 2)
+    q, k, v = qkv.view(n, -1, D).split([H, HKV, HKV], 1)
+    if norm:
+        q, k = F.rms_norm(q, (D,), weights[0], 1e-6), F.rms_norm(k, (D,), weights[1], 1e-6)
+    c, s = angle.cos()[lengths + t][:, None], angle.sin()[lengths + t][:, None]
+    q, k = (x * c + torch.cat((-x[..., D // 2 :], x[..., : D // 2]), -1) * s for x in (q, k))
+    K2, V2 = K.clone(), V.clone()
+    K2[:n, :, P + t], V2[:n, :, P + t] = k, v
+    got = rk.prepare(qkv, K, V, (weights, 1e-6) if norm else None, (angle.cos(), angle.sin()), lengths, prompt, step)
+    for a, b in ((got, q), (K, K2), (V, V2)):
+        torch.testing.assert_close(a, b)
+    slot = torch.arange(40)
+    mask = (slot < lengths[:, None]) | ((slot >= P) & (slot <= P + t))
+    want = F.scaled_dot_product_attention(q[:, :, None], K[:n], V[:n], mask[:, None, None], enable_gqa=True)
+    torch.testing.assert_close(rk.attend(got, K, V, lengths, leader, prompt, step), want.flatten(1))
+x = torch.randn(3, 2 * 70)
+torch.testing.assert_close(rk.silu_mul(x), F.silu(x[:, :70]) * x[:, 70:])
+for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False)):
+    x, W, scale, b = torch.randn(M, K), torch.randn(N, K), torch.rand(N) / 99, torch.randn(N) if bias else None
+    D = torch.randint(-127, 128, (N, K), dtype=torch.int8)
+    want = F.linear(x, W, b) + F.linear(x, D * scale[:, None])
+    got = rk.linear(x, W, b, D, scale, torch.empty(M, N))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    y, W = torch.randn(M, 2 * N), torch.cat([W, W], 1)[:, :K]
+    got = rk.linear(x, W, b, D, scale, y.clone()[:, N:], True)
+    torch.testing.assert_close(got, y[:, N:] + want, atol=1e-4, rtol=1e-4)
+"""
+
+
+def test_kernels_match_torch_in_the_interpreter():
+    pytest.importorskip("triton")
+    root = str(Path(__file__).resolve().parents[2])
+    env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,56 @@
+"""The house: imports go down (tests, bench, tools -> scripts -> maths and rooms -> lib), and never in a circle."""
+
+import ast
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+DATA = {"arms", "config", "pairs", "problems"}  # what every room may read
+ROOMS = {"grading", "sampling", "problems", "organism", "record", "report", "lib"}
+FILES = {
+    ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in [*REPO.glob("*.py"), *(p for room in (*ROOMS, "tools", "bench") for p in REPO.glob(f"{room}/**/*.py"))]
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this repository that a file imports."""
+    named = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in named if name in FILES}
+
+
+ARROWS = {name: imports(path) for name, path in FILES.items()}
+
+
+def test_no_import_goes_in_a_circle():
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"circle: {' -> '.join((*above, name))}"
+        for other in ARROWS[name]:
+            walk(other, (*above, name))
+
+    for name in FILES:
+        walk(name, ())
+
+
+def test_a_room_imports_lib_its_own_files_and_the_data_modules():
+    for name, others in ARROWS.items():
+        room = name.split(".")[0]
+        if room in ROOMS:
+            allowed = {"lib", room} | (DATA if room != "lib" else set())
+            up = {other for other in others if other.split(".")[0] not in allowed}
+            assert not up, f"{name} imports {sorted(up)}"
+
+
+def test_only_benches_and_tests_import_train():
+    assert not {name for name, others in ARROWS.items() if "train" in others and name.split(".")[0] != "bench"}
+
+
+def test_files_stay_readable():
+    lengths = {str(p.relative_to(REPO)): len(p.read_text().splitlines()) for p in FILES.values()}
+    front = {name: n for name, n in lengths.items() if "/" not in name}
+    assert max(front.values()) <= 330 and sum(front.values()) <= 2500, front
+    assert not {name: n for name, n in lengths.items() if n > 350}

@@ -1,0 +1,94 @@
+"""Estimates: the measured step comes back as it was, larger runs cost more, and bad input is one sentence."""
+
+import dataclasses
+import json
+
+import pytest
+
+from config import PRESETS
+from lib.errors import UserError
+from lib.shapes import SHAPES
+from tools.estimate import EstimateConfig, estimate_table, from_bench, from_run, main
+
+BENCH = """# 2026-01-01 old
+model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
+qwen3-4b\ttrain_additive\t8\t12\t1024\t999\t99\t
+# 2026-01-02 GPU
+model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
+qwen3-4b\trollout_D8\t8\t12\t1024\t12.5\t41\t
+qwen3-4b\ttrain_additive\t8\t12\t1024\t26\t58\t
+qwen3-4b\ttrain_merged\t8\t12\t1024\t21\t57.5\t
+qwen3-4b\tgrade\t8\t12\t1024\t0.75\t57\t
+qwen3-4b\tlargest_G_mb8\t8\t20\t1024\t\t70\t
+"""
+
+
+@pytest.fixture
+def full(tmp_path):
+    (tmp_path / "step.tsv").write_text(BENCH)
+    return EstimateConfig(preset="full", **PRESETS["full"], bench=str(tmp_path / "step.tsv"))
+
+
+def test_the_measured_step_comes_back(full):
+    e = from_bench(full)
+    assert (e.rollout, e.training, e.grading) == pytest.approx((12.5, 21, 0.75 + full.grade_timeout))
+    assert e.gib == pytest.approx(57.5, abs=0.1)
+    assert "2026-01-02" in e.source
+
+
+def test_every_part_shrinks_with_the_group_the_length_and_the_model(full):
+    e = from_bench(full)
+    for change in ({"group": 6}, {"max_new": 512}, {"model": "Qwen/Qwen2.5-Coder-0.5B-Instruct"}):
+        less = from_bench(dataclasses.replace(full, **change))
+        assert less.rollout < e.rollout and less.training < e.training and less.gib < e.gib
+
+
+def test_the_price_is_hours_times_the_rate(full):
+    text = estimate_table(
+        dataclasses.replace(full, rate=2.0, steps=100, eval_every=100, n_eval=24, eval_samples=2), from_bench(full)
+    )
+    hours = (100 * 38.25 + 2 * 17.25) / 3600  # two evaluations of 96 completions
+    assert f"{2 * hours:.2f} USD" in text
+
+
+def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
+    with pytest.raises(UserError, match="--run"):
+        from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
+    with pytest.raises(UserError, match=r"bench/step\.py"):
+        from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--eval-every", "0"], "--eval-every 0 is below 1"),
+    (["--rate", "-1"], "--rate -1 must be at least 0"),
+    (["--bench", __file__], "is none of bench/step.py's"),
+])  # fmt: skip
+def test_wrong_values_are_one_sentence(flags, says, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["estimate.py", "--preset", "full", *flags])
+    with pytest.raises(UserError, match=says):
+        main()
+
+
+def test_a_run_gives_the_median_of_its_steps_without_the_first(full, tmp_path):
+    rows = [("90", "2", "80"), ("10", "1", "20"), ("12", "1", "22"), ("11", "1", "30")]
+    lines = ["step\tt_roll\tt_grade\tt_train\tgib", *(f"{i}\t" + "\t".join(r) + "\t50" for i, r in enumerate(rows))]
+    (tmp_path / "steps.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"group": 12}))
+    e = from_run(tmp_path, full)
+    assert (e.rollout, e.grading, e.training, e.gib) == (11, 1, 22, 50)
+    with pytest.raises(UserError, match="--group 12"):
+        from_run(tmp_path, dataclasses.replace(full, group=6))
+
+
+def test_qwen3_4b_has_its_published_size():
+    shape = SHAPES["Qwen/Qwen3-4B"]
+    assert shape.weights() + shape.vocab * shape.d == pytest.approx(4.02e9, rel=0.005)
+
+
+def test_a_measurement_of_the_model_itself_comes_before_a_later_one(full, tmp_path):
+    small = BENCH.replace("qwen3-4b", "qwen2.5-0.5b").replace("\t26\t", "\t7\t").replace("\t21\t", "\t7\t")
+    (tmp_path / "step.tsv").write_text(small + BENCH)
+    dev = dataclasses.replace(full, model="Qwen/Qwen2.5-Coder-0.5B-Instruct")
+    assert from_bench(dev).training == pytest.approx(7) and "scaled" not in from_bench(dev).source
+    (tmp_path / "step.tsv").write_text(BENCH)
+    assert "scaled" in from_bench(dev).source
