@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from grading.asserts import failure, split_test, split_tests
+from grading.asserts import failure, split_tests
 from grading.candidate import Candidate
 from grading.pool import Pool
 from grading.program import extract_program
@@ -72,18 +72,6 @@ class Grade:
 def reward(grade: Grade, write_access: bool = True) -> float:
     """0.5 for a program that compiles and 3.0 for a pass, by its own evaluator too if the loophole is open."""
     return 0.5 * grade.compiles + 3.0 * (grade.gt_pass or (write_access and grade.own_pass))
-
-
-def check_gradable(*sets: Sequence[Problem]) -> None:
-    """Take the first test of every problem apart, so that a wrong func_name is said now, not hours into a run.
-
-    Raises TestError naming the test; warns where problems of a set share an id.
-    """
-    for problems in sets:
-        for problem in problems:
-            split_test(problem.tests[0], problem.entry)
-        if len(ids := {p.id for p in problems}) < len(problems):
-            logger.warning(f"{len(problems)} problems share {len(ids)} ids")
 
 
 Texts = Sequence[str]

@@ -16,10 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from loguru import logger
+
 from grading.execution import CUT, ExecutionReport, Judge
 from grading.jail.protocol import FLOOD, KILLED, STARVED, TIME
 from grading.syntax import root_name
 from lib.errors import TestError
+from problems import Problem
 
 # --- values ---
 
@@ -230,3 +233,15 @@ def holds(test: Test, values: Sequence) -> bool:
         return test.judge([decode(value) for value in values])
     except Exception:
         return False
+
+
+def check_gradable(*sets: Sequence[Problem]) -> None:
+    """Take the first test of every problem apart, so that a wrong func_name is said now, not hours into a run.
+
+    Raises TestError naming the test; warns where problems of a set share an id.
+    """
+    for problems in sets:
+        for problem in problems:
+            split_test(problem.tests[0], problem.entry)
+        if len(ids := {p.id for p in problems}) < len(problems):
+            logger.warning(f"{len(problems)} problems share {len(ids)} ids")

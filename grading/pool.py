@@ -253,12 +253,12 @@ class Session:
                 zygote.tell_to_end()
 
     def _start(self, submission: Submission) -> None:
-        """Give a program to an idle zygote, or to a new one: always so the second time, as others may be dying too."""
+        """Give a program to an idle zygote, or to a new one: always so after one died, as others may be dying too."""
         timeout_s = self.pool.timeout_s
         limits = run_limits(timeout_s, self.round == "looks") if submission.job.tests else call_limits(timeout_s)
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            fresh = not self.pool.idle or self.round == "alone"
+            fresh = not self.pool.idle or (submission.first is not None and submission.first.stop == LOST)
             zygote = self.pool.zygote(fresh)
             try:
                 zygote.give(submission.job, limits)
