@@ -3,7 +3,8 @@
     python -m bench.grades --problems data/leetcode_test_medhard.jsonl
 
 Rows of bench/grades.tsv, one a (case, limit, loops):
-    case      canonical  every problem's canonical solution, and again with a run_tests() that prints
+    case      canonical  every problem's canonical solution, and again with a run_tests() that prints; -apart: each
+                         busy loop in a session of its own, which weigh more where the kernel groups processes by those
               loops      96 programs, ten of them endless: noticed; loops-hidden: ended by their limit
               heavy-S    six right programs whose first test needs S seconds of CPU, and six more with a run_tests()
               memory     96 programs whose report decodes to hundreds of MB, own evaluators too
@@ -71,10 +72,10 @@ def run_tests():
 
 
 @contextlib.contextmanager
-def busy_loops(count: int) -> Iterator[None]:
-    """So many processes that use all the CPU they get, each in a session of its own."""
+def busy_loops(count: int, apart: bool) -> Iterator[None]:
+    """So many processes that use all the CPU they get; `apart`: each in a session, and so an autogroup, of its own."""
     command = [sys.executable, "-S", "-c", "while True: pass"]
-    loops = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    loops = [subprocess.Popen(command, start_new_session=apart) for _ in range(count)]
     try:
         yield
     finally:
@@ -93,12 +94,12 @@ def counting(*cases: int) -> Problem:
     return Problem("count", ({"role": "user", "content": "f"},), "", tests, "Solution().f")
 
 
-def graded(case: str, limit: float, loops: int, batches: list[tuple[list[str], list[Problem], list[bool]]]) -> dict:
+def graded(case: str, limit: float, loops: int, batches: list[tuple], apart: bool = False) -> dict:
     """Grade batches of (completions, problems, whether each is right) and describe them."""
     load = os.getloadavg()[0]
     row = dict.fromkeys(("n", "failed", "hacks", "undecided", "retried"), 0)
     walls, owns, cpu = [], [], 0.0
-    with busy_loops(loops), Grader(workers=len(os.sched_getaffinity(0)), timeout_s=limit) as grader:
+    with busy_loops(loops, apart), Grader(workers=len(os.sched_getaffinity(0)), timeout_s=limit) as grader:
         for texts, problems, right in batches:
             start = time.perf_counter()
             batch = grader.start()
@@ -120,16 +121,16 @@ def graded(case: str, limit: float, loops: int, batches: list[tuple[list[str], l
             "load": f"{load:.1f}"}  # fmt: skip
 
 
-def canonical_rows(problems: list[Problem], limits: tuple[float, ...], loops: tuple[int, ...], repeats: int):
+def canonical_rows(problems: list[Problem], limits: tuple, loops: tuple, repeats: int, apart: bool) -> Iterator[dict]:
     """Canonical solutions, plain and with a printing evaluator, in batches of both."""
     texts = [fenced(p.canonical) for p in problems] + [fenced(p.canonical + PRINTING) for p in problems]
     batch = texts, [*problems, *problems], [True] * len(texts)
     for limit in limits:
         for count in loops:
-            yield graded("canonical", limit, count, [batch] * repeats)
+            yield graded("canonical-apart" if apart else "canonical", limit, count, [batch] * repeats, apart)
 
 
-def other_rows(limits: tuple[float, ...]):
+def other_rows(limits: tuple[float, ...]) -> Iterator[dict]:
     """The other cases, on the machine as it is."""
     quick = organism_problems(96, 0, "train")
     bad = [i % 10 == 5 for i in range(96)]
@@ -167,16 +168,19 @@ def main(
     limits: tuple[float, ...] = (),
     loops: tuple[int, ...] = (0, 8, 32),
     repeats: int = 1,
+    only: tuple[str, ...] = (),
+    apart: bool = False,
     others: bool = True,
     out: Path = HERE,
 ) -> None:
     """Grade under load and append the rows to a TSV.
 
     problems: a file of problems with canonical solutions; none for the organism's. limits: of the programs; none for
-    those of the presets. loops: busy loops beside the canonical solutions. repeats: batches of those. others: the other
-    cases too. out: where the rows go.
+    those of the presets. loops: busy loops beside the canonical solutions. repeats: batches of those. only: ids of
+    problems; none for all. apart: busy loops as canonical-apart. others: the other cases too. out: where the rows go.
     """
     known = load_problems(problems) if problems else organism_problems(119, 0, "train")
+    known = [problem for problem in known if not only or problem.id in only]
     limits = limits or preset_limits()
     cores = len(os.sched_getaffinity(0))
     head = f"# {time.strftime('%Y-%m-%d %H:%M')} {cores} cores, {os.uname().release}, {' '.join(sys.argv[1:])}"
@@ -184,7 +188,7 @@ def main(
         for line in (head, "\t".join(COLUMNS)):
             print(line, file=file, flush=True)
             print(line, flush=True)
-        rows = [canonical_rows(known, limits, loops, repeats)] + ([other_rows(limits)] if others else [])
+        rows = [canonical_rows(known, limits, loops, repeats, apart)] + ([other_rows(limits)] if others else [])
         for part in rows:
             for row in part:
                 line = "\t".join(str(row[column]) for column in COLUMNS)
