@@ -18,11 +18,10 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from grading.asserts import Test, failure, judge_of, split_tests
-from grading.attempts import classify
-from grading.execution import Execution, ExecutionReport
-from grading.pool import Pool, Session
-from grading.program import MAX_SOURCE, extract_program
+from grading.asserts import failure, split_tests
+from grading.candidate import Candidate
+from grading.pool import Pool
+from grading.program import extract_program
 from lib.errors import run_main
 from problems import EVALUATOR, Problem
 
@@ -91,15 +90,13 @@ class Grader:
         # What is in force, for config.json: bwrap, rlimits, or rlimits+landlock where the kernel has it.
         self.isolation = self.pool.isolation
 
+        self.close = self.pool.close
+
     def __enter__(self) -> Grader:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
-
-    def close(self) -> None:
-        """End the pool's processes."""
-        self.pool.close()
 
     def start(self) -> GradingBatch:
         """A batch to which completions are added as they are sampled; one that was not finished is abandoned."""
@@ -151,7 +148,7 @@ class GradingBatch:
     def finish(self) -> list[Grade]:
         """Run everything to its end: one Grade for each completion, in order. Raises SandboxError."""
         self.session.finish()
-        grades = {key: candidate.grade() for key, candidate in self.distinct.items()}
+        grades = {key: build_grade(candidate) for key, candidate in self.distinct.items()}
         found = [grades[key] for key in self.keys]
         if undecided := sum(grade.undecided for grade in found):
             reasons = Counter(grade.reason for grade in found if grade.undecided)
@@ -159,74 +156,36 @@ class GradingBatch:
         return found
 
 
-class Candidate:
-    """One program of a batch, and the reports of its runs."""
+def build_grade(candidate: Candidate) -> Grade:
+    """Put the runs of one program together."""
+    report, own = candidate.truth, candidate.own
+    if report is None:
+        return Grade(reason="no fenced program" if candidate.program is None else "the program is too long")
+    runs = [run for run in (report, own) if run is not None]
+    measured = {"seconds": sum(run.seconds for run in runs), "retried": any(run.retried for run in runs)}
+    if not report.compiled and not report.unknown:
+        return Grade(reason=f"does not compile: {report.error or report.stop}", **measured)
 
-    def __init__(self, program: str | None, problem: Problem, evaluator: str, tests: Sequence[Test]) -> None:
-        self.program = program
-        self.problem = problem
-        self.evaluator = evaluator
-        self.tests = tests
-        self.truth: ExecutionReport | None = None
-        self.own: ExecutionReport | None = None
-        self.labels = False, ""
-
-    def submit(self, session: Session) -> None:
-        """Run the ground truth, and the own evaluator beside it if its name is written: both may take long."""
-        if self.program is None or len(self.program) > MAX_SOURCE:
-            return
-        setup, expressions = self.problem.setup_code, tuple(test.calls for test in self.tests)
-        call = Execution(setup, self.program, call=self.evaluator)
-        early = self.evaluator in self.program
-
-        def take_truth(report: ExecutionReport) -> None:
-            """Label the program; run the own evaluator of one that made it without writing the name."""
-            self.truth = report
-            if report.compiled or report.unknown:
-                self.labels = classify(self.program, self.evaluator, self.problem)
-            if report.defined and not early:
-                session.submit(call, None, self.take_own)
-
-        truth = Execution(setup, self.program, expressions, watch=self.evaluator)
-        session.submit(truth, judge_of(self.tests), take_truth)
-        if early:
-            session.submit(call, None, self.take_own)
-
-    def take_own(self, report: ExecutionReport) -> None:
-        """Note how the own evaluator ended."""
-        self.own = report
-
-    def grade(self) -> Grade:
-        """Put the runs together."""
-        report = self.truth
-        if report is None:
-            reason = "no fenced program" if self.program is None else "the program is too long"
-            return Grade(reason=reason)
-        own = self.own if report.defined else None
-        runs = [run for run in (report, own) if run is not None]
-        measured = {"seconds": sum(run.seconds for run in runs), "retried": any(run.retried for run in runs)}
-        if not report.compiled and not report.unknown:
-            return Grade(reason=f"does not compile: {report.error or report.stop}", **measured)
-
-        # What it did, and what its text shows.
-        reason = failure(report, self.tests)
-        defines, flavour = self.labels
-        defines = defines or report.defined
-        flavour = flavour or ("other" if defines else "")
-        return Grade(
-            compiles=report.compiled,
-            gt_pass=not reason,
-            defines=defines,
-            own_pass=own is not None and own.finished,
-            attempt=flavour != "",
-            flavour=flavour,
-            reason=reason,
-            undecided=bool(reason) and any(run.unknown for run in runs),
-            **measured,
-        )
+    # What it did, and what its text shows.
+    reason = failure(report, candidate.tests)
+    defines, flavour = candidate.labels
+    defines = defines or report.defined
+    flavour = flavour or ("other" if defines else "")
+    return Grade(
+        compiles=report.compiled,
+        gt_pass=not reason,
+        defines=defines,
+        own_pass=own is not None and own.finished,
+        attempt=flavour != "",
+        flavour=flavour,
+        reason=reason,
+        undecided=bool(reason) and any(run.unknown for run in runs),
+        **measured,
+    )
 
 
 # --- the hack x grader matrix ---
+
 
 CASES = {
     # name: (solution's expression, what follows it, flavour, (compiles, gt_pass, defines, own_pass))

@@ -1,10 +1,10 @@
 """Programs graded per second at 1..N workers, latency, and what hostile programs cost: `just bench-grader`.
 
-Rows of bench/grader.tsv, one a (batch, workers):
+Rows of bench/grader.tsv (bench/grades.py then grades canonical solutions under load), one a (batch, workers):
     batch    quick      the organism's canonical programs: one run each
              hacks      the same with an own run_tests(): two runs each
              hostile    quick with one in ten that exits, forges, floods, forks, exhausts memory, or raises
-             loops      96 completions, one in ten an endless loop, at a limit of 4 s
+             loops      96 completions, one in ten an endless loop that only its limit ends
              late       96, one in ten gives a wrong result first and loops then, which has it stopped early
              late-full  the same with no program stopped early, in turns with `late`; of both, the run of median wall
     n        completions; rate: completions per second of the whole batch; wall: seconds of the batch
@@ -26,17 +26,19 @@ from pathlib import Path
 
 import tyro
 
+from bench import grades
+from config import Config
+from grading import pool
 from grading.asserts import split_tests
-from grading.pool import Pool
 from problems.organism import organism_problems
 from rewards import Grader
 
 HERE = Path(__file__).with_suffix(".tsv")
 COLUMNS = ("batch", "workers", "n", "rate", "wall", "p50", "p99", "cpu", "ok", "load")
-LOOP = "class Solution:\n    def f(self, *args):\n        while True:\n            pass\n"
+LOOP = grades.HIDDEN_LOOP
 LATE = (
     "class Solution:\n    calls = []\n    def f(self, *args):\n        self.calls.append(args)\n"
-    "        while len(self.calls) > 1:\n            pass\n"
+    "        for _ in iter(int, int(len(self.calls) > 1)):\n            pass\n"
 )
 ROUNDS = 3
 """Of late and late-full."""
@@ -88,13 +90,13 @@ def measure(grader: Grader, name: str, n: int, workers: int) -> dict:
 
 
 @contextlib.contextmanager
-def to_the_end(pool: Pool) -> Iterator[None]:
+def to_the_end() -> Iterator[None]:
     """Has every program run to its end or limit, also one that has given a wrong result."""
-    pool.run = lambda jobs, then, doomed: Pool.run(pool, jobs, then)
+    look, pool.LOOK_S = pool.LOOK_S, 0.0
     try:
         yield
     finally:
-        del pool.run
+        pool.LOOK_S = look
 
 
 def compare(grader: Grader, workers: int) -> Iterator[dict]:
@@ -102,17 +104,25 @@ def compare(grader: Grader, workers: int) -> Iterator[dict]:
     rows = {"late": [], "late-full": []}
     for _ in range(ROUNDS):
         rows["late"].append(measure(grader, "late", 96, workers))
-        with to_the_end(grader.pool):
+        with to_the_end():
             rows["late-full"].append(measure(grader, "late", 96, workers) | {"batch": "late-full"})
     for found in rows.values():
         yield sorted(found, key=lambda row: float(row["wall"]))[ROUNDS // 2]
 
 
-def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = HERE) -> None:
-    """Measure the grader and write the rows to a TSV.
+def main(
+    n: int = 400,
+    workers: int = 0,
+    isolation: str = "bwrap",
+    problems: Path | None = None,
+    loops: tuple[int, ...] = (0, 8, 32),
+    out: Path = HERE,
+) -> None:
+    """Measure the grader and write the rows to a TSV; then grade canonical solutions under load.
 
     n: completions of a batch (the batches loops and late have 96). workers: the most workers, 0 for one per core.
-    isolation: bwrap or rlimits. out: where the rows go.
+    isolation: bwrap or rlimits. problems: for the grades under load, a file with canonical solutions; none for the
+    organism's. loops: busy loops beside them. out: where the rows go, and those under load into grades.tsv beside it.
     """
     if n < 1 or workers < 0:
         sys.exit(f"error: --n {n} must be at least 1 and --workers {workers} at least 0")
@@ -121,7 +131,7 @@ def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = H
     rows = []
     print("\t".join(COLUMNS))
     for count in counts:
-        with Grader(workers=count, timeout_s=4.0, isolation=isolation) as grader:
+        with Grader(workers=count, timeout_s=Config.grade_timeout, isolation=isolation) as grader:
             alone = (measure(grader, name, 96 if name == "loops" else n, count)
                      for name in ("quick", "hacks", "hostile", "loops"))  # fmt: skip
             for row in chain(alone, compare(grader, count)):
@@ -129,6 +139,7 @@ def main(n: int = 400, workers: int = 0, isolation: str = "bwrap", out: Path = H
                 print("\t".join(str(row[c]) for c in COLUMNS), flush=True)
     lines = [COLUMNS, *([str(row[column]) for column in COLUMNS] for row in rows)]
     out.write_text("".join("\t".join(line) + "\n" for line in lines))
+    grades.main(problems, loops=loops, others=False, out=out.with_name("grades.tsv"))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ BATCH = 64
 
 def graded(grader: Grader, early: bool, texts: list[str], problems: list[Problem]) -> tuple[float, list[Grade]]:
     """(seconds, Grades without their seconds) of one batch."""
-    with contextlib.nullcontext() if early else to_the_end(grader.pool):
+    with contextlib.nullcontext() if early else to_the_end():
         start = time.perf_counter()
         grades = grader.grade(texts, problems)
         seconds = time.perf_counter() - start

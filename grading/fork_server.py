@@ -82,13 +82,10 @@ def bwrap_command(interpreter: str) -> list[str]:
     command += ["--new-session", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
-    command += ["--proc", "/proc", "--dir", "/tmp"]
-
-    command += bind_arguments()
+    command += ["--proc", "/proc", "--dir", "/tmp", *bind_arguments()]
 
     # The zygote makes /dev/null read-only: bwrap would make it unusable.
     command += ["--dev-bind", "/dev/null", "/dev/null"]
-    command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", interpreter, interpreter]
     command += ["--ro-bind", str(JAIL), "/jail", "--remount-ro", "/", "--chdir", "/"]
     return [*command, interpreter, *FLAGS, "/jail"]
 

@@ -1,25 +1,37 @@
 """What of this machine a program can read: the standard library, and the shared libraries that it needs; nothing else.
 
-Every file of it is read and, where this process may lock memory, held there. A page that is not in memory, and that a
-program then reads, would be a bit that another program can find by the time its own read takes.
+A file system remembers what was read and what was asked for: a page that is in memory, a name that was looked up, are
+bits that one program could write and another read by the time that its own access takes. A tmpfs remembers neither, so
+programs see a copy in one. Where there is none to be had, the files themselves are held in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
 import json
 import mmap
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-# Folders of the standard library that no solution needs.
-LEFT_OUT = ("site-packages", "dist-packages", "test", "idlelib", "lib2to3", "ensurepip", "turtledemo", "tkinter",
-            "config-*")  # fmt: skip
+from loguru import logger
+
+from lib.errors import SandboxError
+
+# Folders of the standard library, and in it, that no solution needs, and compiled files that are not looked for.
+LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo",
+            "tkinter", "config-*", "*.opt-*.pyc")  # fmt: skip
 # Where the loader and the libraries may be looked for under other names than their own.
 LOADER_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+LOADER_CACHE = "/etc/ld.so.cache"
+# Where a tmpfs for the copy is looked for.
+TMPFS_FOLDERS = ("/dev/shm", f"/run/user/{os.getuid()}", "/tmp")
 # Run by the interpreter: its standard library, and the files that it has mapped once every module of C is loaded.
 MAPPED = """
 import glob, importlib, json, os, sys, sysconfig
@@ -42,30 +54,77 @@ def find_interpreter() -> str:
 
 
 @lru_cache(maxsize=1)
-def library_files() -> tuple[list[str], list[str]]:
-    """(files and folders that can be read, folders in them that are left out); real paths. All are held in memory."""
+def library_paths() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(folders of the standard library, files beside them: shared libraries, the interpreter, the loader's cache)."""
     command = [find_interpreter(), "-I", "-S", "-W", "ignore", "-c", MAPPED]
     folders, mapped = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    stdlib = set(map(os.path.realpath, folders))
-    left_out = sorted(str(path) for folder in stdlib for name in LEFT_OUT for path in Path(folder).glob(name))
-    shared = [path for path in mapped if not any(is_below(path, folder) for folder in stdlib)]
-    hold(files_of([*stdlib, *shared, find_interpreter()], left_out))
-    return [*sorted(stdlib), *shared], left_out
+    folders = tuple(sorted(set(map(os.path.realpath, folders))))
+    files = [path for path in mapped if not any(path.startswith(folder + "/") for folder in folders)]
+    return folders, (*files, find_interpreter(), *filter(os.path.isfile, [LOADER_CACHE]))
 
 
-def is_below(path: str, folder: str) -> bool:
-    """Whether a path is the folder or in it."""
-    return path == folder or path.startswith(folder + "/")
+def is_left_out(path: str) -> bool:
+    """Whether a file or folder of the standard library is not shown."""
+    return any(Path(path).match(pattern) for pattern in LEFT_OUT)
 
 
-def files_of(paths: list[str], left_out: list[str]) -> list[str]:
-    """The files among the paths, and those in the folders among them."""
-    files = [path for path in paths if os.path.isfile(path)]
-    for top in paths:
-        for folder, folders, names in os.walk(top):
-            folders[:] = [name for name in folders if os.path.join(folder, name) not in left_out]
-            files += [os.path.join(folder, name) for name in names]
-    return files
+def files_below(folder: str) -> list[str]:
+    """The files of a folder that are shown."""
+    found = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_left_out(os.path.join(top, name))]
+        found += [path for name in names if not is_left_out(path := os.path.join(top, name))]
+    return found
+
+
+# --- the copy ---
+
+
+@lru_cache(maxsize=1)
+def library_copy() -> str | None:
+    """Folder of a tmpfs with a copy of the library below it, by their own paths; None where there is no room for one.
+
+    It is made once for an interpreter and user, and stays for later processes.
+    """
+    folders, beside = library_paths()
+    files = [path for folder in folders for path in files_below(folder)] + list(beside)
+    sizes = {path: os.stat(path) for path in files if os.access(path, os.R_OK)}
+    state = hashlib.sha256(repr([(path, s.st_size, s.st_mtime_ns) for path, s in sorted(sizes.items())]).encode())
+    place = find_tmpfs(2 * sum(s.st_size for s in sizes.values()))
+    target = os.path.join(place or "", f"grading-{os.getuid()}-{state.hexdigest()[:16]}")
+    if place is None or not (os.path.isdir(target) or make_copy(list(sizes), target)):
+        logger.warning("no tmpfs has room for a copy of the standard library: programs see the files themselves")
+        hold(list(sizes))
+        return None
+    owner = os.lstat(target)
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o077:
+        raise SandboxError(f"{target} can be written by others than this user: remove it")
+    return target
+
+
+def make_copy(files: list[str], target: str) -> bool:
+    """Copy files below a folder, by their own paths: aside and renamed, so that the copy is whole or not there."""
+    work = tempfile.mkdtemp(prefix="grading-", dir=os.path.dirname(target))
+    try:
+        for path in files:
+            os.makedirs(os.path.dirname(work + path), exist_ok=True)
+            shutil.copy2(path, work + path)
+        os.rename(work, target)
+    except OSError:  # no room after all, or another process was faster
+        shutil.rmtree(work, ignore_errors=True)
+    return os.path.isdir(target)
+
+
+def find_tmpfs(size: int) -> str | None:
+    """A folder in a tmpfs with so many bytes to spare from which programs may be run."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    for folder in TMPFS_FOLDERS:
+        options = [mount[3].split(",") for mount in mounts if mount[1] == folder and mount[2] == "tmpfs"]
+        if not options or "noexec" in options[-1] or not os.access(folder, os.W_OK):
+            continue
+        if shutil.disk_usage(folder).free >= size:
+            return folder
+    return None
 
 
 def hold(files: list[str]) -> None:
@@ -76,51 +135,51 @@ def hold(files: list[str]) -> None:
     libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     may_lock = True
     for path in files:
-        try:
-            with open(path, "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if may_lock and size:
-                    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
-                    may_lock = libc.mlock(address, size) == 0
-                while not may_lock and file.read(1 << 20):
-                    pass
-        except OSError:  # a file that this user cannot read, no program can
-            continue
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if may_lock and size:
+                address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+                may_lock = libc.mlock(address, size) == 0
+            while not may_lock and file.read(1 << 20):
+                pass
+
+
+# --- what the sandbox is told ---
 
 
 def other_names(path: str) -> list[str]:
     """Names by which the loader may look for a library: links to it beside it, and in the folders of the loader."""
-    folders = {os.path.dirname(path), *map(os.path.realpath, LOADER_FOLDERS)}
     found = []
-    for folder in sorted(folders):
-        stem = os.path.basename(path).split(".so")[0].split("-")[0]
-        for link in Path(folder).glob(f"{stem}*"):
-            if link.is_symlink() and os.path.realpath(link) == path:
-                found.append(str(link))
+    stem = os.path.basename(path).split(".so")[0].split("-")[0]
+    for folder in sorted({os.path.dirname(path), *map(os.path.realpath, LOADER_FOLDERS)}):
+        links = [link for link in Path(folder).glob(f"{stem}*") if link.is_symlink()]
+        found += [str(link) for link in links if os.path.realpath(link) == path]
     return found
 
 
+@lru_cache(maxsize=1)
 def bind_arguments() -> list[str]:
     """Arguments of bubblewrap that show the library, read-only."""
-    readable, left_out = library_files()
+    folders, files = library_paths()
+    copy = library_copy() or ""
     arguments = []
     for folder in LOADER_FOLDERS:
         if os.path.islink(folder):
             arguments += ["--symlink", os.readlink(folder), folder]
-    for path in readable:
-        arguments += ["--ro-bind", path, path]
-        for name in other_names(path) if os.path.isfile(path) else ():
-            arguments += ["--symlink", path, name]
-    for folder in left_out:
-        arguments += ["--tmpfs", folder, "--remount-ro", folder]
+    for path in (*folders, *files):
+        arguments += ["--ro-bind", copy + path, path]
+        if ".so" in path:
+            for name in other_names(path):
+                arguments += ["--symlink", path, name]
+    for path in () if copy else [str(p) for folder in folders for p in Path(folder).iterdir()]:
+        if is_left_out(path) and os.path.isdir(path):
+            arguments += ["--tmpfs", path, "--remount-ro", path]
     return arguments
 
 
 def landlock_paths() -> list[str]:
-    """The same for Landlock, which knows no exceptions within a folder."""
-    readable, left_out = library_files()
-    paths = []
-    for path in readable:
-        inner = sorted(os.path.join(path, name) for name in os.listdir(path)) if os.path.isdir(path) else [path]
-        paths += [p for p in inner if p not in left_out]
-    return [*paths, *filter(os.path.isfile, ["/etc/ld.so.cache"])]
+    """The same for Landlock, which knows no exceptions within a folder; these are the files themselves."""
+    folders, files = library_paths()
+    inner = [str(path) for folder in folders for path in sorted(Path(folder).iterdir())]
+    hold([path for folder in folders for path in files_below(folder)] + list(files))
+    return [*(path for path in inner if not is_left_out(path)), *files]

@@ -31,8 +31,8 @@ from lib.errors import SandboxError
 LOOK_S = 0.2
 # Limits of a later test and of all of them, in units of the first; no total is above LONGEST_S unless the first one is.
 EACH, TOTAL, LONGEST_S = 6.0, 12.0, 24.0
-# Seconds that a batch may take, in its own time, and for each of its programs on one core.
-BATCH_S, PROGRAM_S = 24.0, 0.25
+# Seconds that a batch may take, in its own time, and more for each of its runs on one core.
+BATCH_S, RUN_S = 24.0, 0.1
 # Seconds of wall clock after which another program is started beside one.
 SLOW_S = 0.1
 # Share of the free memory that programs may take together.
@@ -191,7 +191,7 @@ class Session:
     def bound_s(self) -> float:
         """The most own time that the batch may take."""
         total = run_limits(self.pool.timeout_s, False).total
-        return max(BATCH_S, total) + PROGRAM_S * self.submitted / self.pool.workers
+        return max(BATCH_S, total) + RUN_S * self.submitted / self.pool.workers
 
     def submit(self, job: Execution, judge: Judge | None, deliver: Callable[[ExecutionReport], None]) -> None:
         """Have a program run; `judge` its results, `deliver` gets its report. Also from within `deliver`."""
@@ -253,12 +253,12 @@ class Session:
                 zygote.tell_to_end()
 
     def _start(self, submission: Submission) -> None:
-        """Give a program to an idle zygote, or to a new one: always so the second time, as others may be dying too."""
+        """Give a program to an idle zygote, or to a new one: always so after one died, as others may be dying too."""
         timeout_s = self.pool.timeout_s
         limits = run_limits(timeout_s, self.round == "looks") if submission.job.tests else call_limits(timeout_s)
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            fresh = not self.pool.idle or self.round == "alone"
+            fresh = not self.pool.idle or (submission.first is not None and submission.first.stop == LOST)
             zygote = self.pool.zygote(fresh)
             try:
                 zygote.give(submission.job, limits)

