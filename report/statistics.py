@@ -11,6 +11,7 @@ Differences are in whatever unit comes in, n >= 1 of them, all finite; what n ca
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -93,9 +94,17 @@ def min_detectable(sd: float, n: int, power: float = 0.8) -> float:
     """
     if n < 2 or not math.isfinite(sd):
         return math.nan
+    return sd * _detectable_in_sd(n, power)
+
+
+@functools.cache
+def _detectable_in_sd(n: int, power: float) -> float:
+    """The same at spread 1.
+
+    The t statistic is (z + shift) / sqrt(v / df), v chi-square: z in closed form, v by its quantiles, since scipy's
+    noncentral t gives nan in its far tail.
+    """
     df, critical = n - 1, float(stats.t.ppf(0.975, n - 1))
-    # The t statistic is (z + shift) / sqrt(v / df), v chi-square: z in closed form, v by its quantiles. scipy's
-    # noncentral t gives nan in its far tail.
     quantiles = (np.arange(2000) + 0.5) / 2000
     cuts = critical * np.sqrt(stats.chi2.ppf(quantiles, df) / df)
 
@@ -103,7 +112,7 @@ def min_detectable(sd: float, n: int, power: float = 0.8) -> float:
         shift = effect * math.sqrt(n)
         return float((stats.norm.sf(cuts - shift) + stats.norm.cdf(-cuts - shift)).mean()) - power
 
-    return sd * float(optimize.brentq(missing, 0.0, 100.0))
+    return float(optimize.brentq(missing, 0.0, 100.0))
 
 
 def _finite(differences: Sequence[float]) -> np.ndarray:
