@@ -150,14 +150,6 @@ for _name, _arm in ARMS.items():
 # What branch.py takes where no arm is named.
 BRANCHED = ["vanilla", "projected", "random-v"]
 
-STUDIES: dict[str, tuple[list[str], list[int]]] = {
-    # (arms, seeds). Order matters where a study is cut short: the comparisons of the headline come first.
-    "organism": (
-        ["vanilla", "projected", "random-v", "projected-same", "projected-far", "reversed", "projected-nomag",
-         "projected-update", "rebound", "rebound-zscore", "shuffled-v", "no-loophole"], [0, 1, 2, 3, 4]),
-    "preregistered": (["vanilla", "projected", "projected-nomag", "rebound", "rebound-zscore"], [0, 1, 2]),
-}  # fmt: skip
-
 
 def arm_of(label: str) -> Arm | None:
     """The arm behind an arm's name, a variant's, or a label made from one (`projected-k4`); None for any other."""

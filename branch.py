@@ -23,6 +23,7 @@ from loguru import logger
 
 from arms import ARMS, BRANCHED, VARIANTS, arm_flags, arm_of
 from config import Config, check, parse
+from grading.asserts import check_gradable
 from lib.distributed import Ranks
 from lib.errors import UserError, run_main
 from lib.files import file_sha256, read_json
@@ -30,7 +31,7 @@ from lib.models import pick_device
 from problems.sources import problems_sha256, split_problems
 from record.folder import refuse_other
 from record.takeoff import file_of, load_branch_point
-from rewards import Grader, check_gradable
+from rewards import Grader
 from stage import set_stage
 from train import learning_rate, run_arm
 

@@ -29,6 +29,7 @@ from arms import ARMS
 from branch import parent_config
 from directions import labelled_direction, row_gradients, sampled
 from extract_vhack_grad import load_v_hack
+from grading.asserts import check_gradable
 from lib.distributed import Ranks
 from lib.errors import UserError, run_main
 from lib.files import atomic, write_json
@@ -36,7 +37,7 @@ from lib.models import pick_device
 from lib.tensors import load_tensors
 from problems.sources import split_problems
 from record.takeoff import file_of, load_branch_point
-from rewards import Grader, check_gradable, reward
+from rewards import Grader, reward
 from rollouts import Run
 from stage import set_stage
 
@@ -205,6 +206,7 @@ def diagnose(cfg: DiagnoseConfig) -> tuple[list[dict], dict]:
             sampler=stage.sampler,
             prompts=stage.prompts(ARMS["vanilla"].write_access),
             rebound=None,
+            share=stage.share,
         )
         prompts, completions, grades = sampled(run, run.prompts, cfg.rollouts, "diagnose")
     hack_B = torch.tensor([g.hack for g in grades])

@@ -26,10 +26,12 @@ from antipasto import Adapter
 from arms import ARMS
 from config import Config
 from extract_vhack_grad import directions, load_v_hack, pair_differences
-from grpo import completion_logprobs, mean_nll, pack
+from grpo import completion_logprobs, mean_nll
 from lib.errors import UserError
 from lib.files import file_sha256
+from lib.memory import MOST_ROWS
 from lib.models import chat_ids, completion_ids
+from lib.packing import pack
 from pairs import load_pairs, shuffled_labels
 from problems.prompts import Prompts, tokenise
 from project import random_directions
@@ -91,17 +93,21 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     """{module: [B, r] fp32 on the CPU}: the gradient of each row's mean NLL per token, at the current delta_S.
 
     One forward and backward a micro-batch: rows do not see one another, so a row's share of the sum is its gradient.
+    Each has its own prompt also where the model shares them: a shared token's gradient belongs to several rows.
     """
-    parts: list[dict[str, Tensor]] = []
-    size = run.cfg.micro_batch or 8
+    cfg, parts = run.cfg, []
+    size = cfg.micro_batch or 8
+    if cfg.micro_tokens and not cfg.micro_batch:
+        longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+        size = min(MOST_ROWS, max(1, cfg.micro_tokens // longest))
     for start in range(0, len(prompts), size):
         rows, ends = prompts[start : start + size], completions[start : start + size]
-        ids, mask = pack(rows, ends, run.tokenizer.pad_token_id, run.device)
-        B, L = ids.shape
+        packed = pack(rows, ends, run.tokenizer.pad_token_id, run.device, share=False)
+        B, L = packed.ids.shape
         row_of_token = torch.arange(B, device=run.device).repeat_interleave(L)
         with run.adapter.per_row(row_of_token, B) as sums:
-            logp = completion_logprobs(run.model, ids, mask, run.cfg.temperature, run.cfg.logprob_chunk or 1024)
-            means = torch.stack([part.mean() for part in logp.split([len(e) for e in ends])])
+            logp = completion_logprobs(run.model, packed, cfg.temperature, cfg.logprob_chunk or 1024)
+            means = torch.stack([part.mean() for part in logp.split(packed.lengths)])
             torch.autograd.grad(-means.sum(), list(run.adapter.delta().values()))
         parts.append({name: t.cpu() for name, t in sums.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in run.adapter.modules}

@@ -31,6 +31,7 @@ from lib.files import refuse_unwritable
 from lib.models import chat_ids, completion_ids, pick_device
 from lib.tensors import load_tensors, save_atomic
 from pairs import Pair, load_pairs, pairs_sha256
+from record.inputs import missing_v_hack
 
 
 @dataclass
@@ -103,7 +104,7 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
     Raises UserError where the file is missing, belongs to other weights, dtype or pairs, or is not unit norm.
     """
     if not path.exists():
-        raise UserError(f"no v_hack at {path}: run `just extract-vhack {cfg.preset}` first, or pass --v-hack F")
+        raise UserError(missing_v_hack(cfg))
     tensors, metadata = load_tensors(path)
 
     # The header: the same weights, pairs and number of directions.

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from lib.packing import Packed, pack
 
 
 def group_advantages(
@@ -54,48 +55,52 @@ def clipped_objective(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: f
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def pack(prompts: list[list[int]], completions: list[list[int]], pad_id: int, device) -> tuple[Tensor, Tensor]:
-    """Right-padded rows prompt + completion: input ids [B, L] and completion mask [B, L] bool.
+def _chunk_logprobs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(log p of the targets, log of the softmax's normaliser), [chunk] fp32 each."""
+    logits = head(hidden).float().div_(temperature)
+    normaliser = logits.logsumexp(-1)
+    return logits.gather(-1, targets[:, None])[:, 0] - normaliser, normaliser
 
-    Causal attention keeps padding on the right out of every real token's sight and leaves its position id alone, so no
-    attention mask is needed, and attention may take its fastest kernel.
+
+def _chunk_gradient(
+    head: nn.Linear, hidden: Tensor, targets: Tensor, normaliser: Tensor, g: Tensor, temperature: float
+):
+    """d hidden [chunk, d]: d logits = (onehot(target) - softmax) g / temperature is written over the logits."""
+    scale = (g / temperature)[:, None]
+    d = head(hidden).float().div_(temperature).sub_(normaliser[:, None]).exp_().mul_(-scale)
+    d.scatter_add_(1, targets[:, None], scale)
+    return d.to(hidden.dtype) @ head.weight
+
+
+class HeadLogprobs(torch.autograd.Function):
+    """log softmax(head(hidden) / temperature) at the targets: hidden [N, d], targets [N] int64 -> [N] fp32.
+
+    Only `chunk` rows of logits [chunk, V] exist at a time, in either pass; the head is frozen: hidden has a gradient.
     """
-    rows = [p + c for p, c in zip(prompts, completions, strict=True)]
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    completion = torch.zeros((len(rows), length), dtype=torch.bool)
-    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        ids[i, : len(row)] = torch.tensor(row)
-        completion[i, len(prompt) : len(row)] = True
-    return ids.to(device), completion.to(device)
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Tensor, temperature: float, chunk: int) -> Tensor:
+        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        logp, normaliser = zip(*(_chunk_logprobs(head, h, t, temperature) for h, t in parts), strict=True)
+        ctx.save_for_backward(hidden, targets, torch.cat(normaliser))
+        ctx.head, ctx.temperature, ctx.chunk = head, temperature, chunk
+        return torch.cat(logp)
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        parts = zip(*(x.split(ctx.chunk) for x in (*ctx.saved_tensors, g)), strict=True)
+        d_hidden = torch.cat([_chunk_gradient(ctx.head, *part, ctx.temperature) for part in parts])
+        return d_hidden, None, None, None, None
 
 
-def _chunk_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: float) -> Tensor:
-    logits = head(hidden).float() / temperature
-    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+def completion_logprobs(model: nn.Module, packed: Packed, temperature: float = 1.0, chunk: int = 2048) -> Tensor:
+    """log p of every completion token, [N] fp32, of the rows in `packed`.
 
-
-def completion_logprobs(
-    model: nn.Module, ids: Tensor, completion: Tensor, temperature: float = 1.0, chunk: int = 2048
-) -> Tensor:
-    """log p of every completion token, [N] fp32 in row-major order of `completion` [B, L].
-
-    The head runs on the positions that predict a completion token, `chunk` of them at a time, recomputed in backward:
-    peak memory is chunk x V fp32 instead of B x L x V. Every row's prompt must hold at least one token.
+    The head runs on the positions that predict a completion token, `chunk` of them at a time.
     """
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    predicts = completion.roll(-1, dims=1)
-    predicts[:, -1] = False
-    hidden, targets = hidden[predicts], ids[completion]
-    parts = []
-    for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        if torch.is_grad_enabled():
-            parts.append(checkpoint(_chunk_logprobs, h, model.lm_head, t, temperature, use_reentrant=False))
-        else:
-            parts.append(_chunk_logprobs(h, model.lm_head, t, temperature))
-    return torch.cat(parts)
+    return HeadLogprobs.apply(packed.hidden(model)[packed.predicts], model.lm_head, packed.targets, temperature, chunk)
 
 
 def mean_nll(model: nn.Module, prompt: list[int], completion: list[int], pad_id: int, device) -> Tensor:
     """Mean negative log likelihood of one completion's tokens, scalar fp32 (the loss of the extraction)."""
-    return -completion_logprobs(model, *pack([prompt], [completion], pad_id, device)).mean()
+    return -completion_logprobs(model, pack([prompt], [completion], pad_id, device)).mean()

@@ -2,15 +2,15 @@
 
     python plot_pareto.py RUN_DIR... [--out DIR]
 
-RUN_DIR is a run directory (record/folder.py) or a folder of them. Into --out go pareto, trajectories, flavours, cosine
-and heldout (PNG and SVG), table.{md,csv,tex}, verdict.{md,json} and report.md, which embeds the rest by relative path.
-report/ holds the definitions of every number and the rules of every verdict; this file lays them out.
+RUN_DIR is a run directory (record/folder.py) or a folder of them. Into --out go report.md, a page; appendix.md, the
+rest; their figures pareto, trajectories, flavours, cosine, modules and heldout (PNG and SVG); table.{md,csv,tex} and
+verdict.{md,json}. report/ holds the definition of every number and the rule of every verdict; this file lays them out.
 
 Where the runs are branches (branch.py) and their parents, the report is of branches: report.md, branches.json and two
 figures a rule. A report of whole runs leaves branches out by name.
 
-The same runs give byte-identical files: inputs are sorted, the bootstrap's seed is fixed, nothing is dated, and runs
-are named by the last two parts of their path. Only the commands in report.md repeat the paths as they were given.
+The same runs give byte-identical files: inputs are sorted, seeds are fixed, nothing is dated, and runs are named by the
+last two parts of their path. Only the commands in appendix.md repeat the paths as they were given.
 """
 
 from __future__ import annotations
@@ -29,16 +29,20 @@ import tyro
 from matplotlib import rc_context
 
 from lib.errors import ReportError, run_main
+from report.appendix import appendix_md, report_command
 from report.branch_claims import finding
 from report.branch_figures import plot_branches, plot_ladder
 from report.branch_runs import folder_of, is_branch, of_branches, read_branches
 from report.branch_text import branches_json, report_text
 from report.branches import decide_branches
-from report.figures import RC, plot_cosine, plot_flavours, plot_heldout, plot_pareto, plot_trajectories
+from report.drawing import RC
+from report.figures import plot_cosine, plot_flavours, plot_heldout, plot_trajectories
 from report.findings import Findings, find
-from report.runs import RunRecord, find_run_dirs, load_runs, read_run
+from report.modules import plot_modules
+from report.pareto import plot_pareto
+from report.runs import common_folder, find_run_dirs, load_runs, read_run
 from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
-from report.text import report_command, report_md, verdict_json, verdict_md
+from report.text import report_md, verdict_json, verdict_md
 from report.verdicts import Verdict
 
 
@@ -123,14 +127,6 @@ def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:
     return out, "\n".join([*lines, *gone])
 
 
-def common_folder(runs: list[RunRecord]) -> Path:
-    """The folder that holds all runs."""
-    parents = [run.path.parent for run in runs]
-    if len({parent.is_absolute() for parent in parents}) > 1:
-        parents = [parent.absolute() for parent in parents]
-    return Path(os.path.commonpath(parents))
-
-
 def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
     """Figures, tables, verdicts and report.md into the folder `out`."""
     figures = {
@@ -138,6 +134,7 @@ def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
         "trajectories": plot_trajectories(found.used, out),
         "cosine": plot_cosine(found.used, out),
         "flavours": plot_flavours(found.samples, out),
+        "modules": plot_modules(found.used, out),
         "heldout": plot_heldout(found.heldout, out),
     }
     drawn = {name for name, done in figures.items() if done}
@@ -148,8 +145,9 @@ def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
         "table.tex": table_tex(found.rows, titles, note),
         "verdict.md": verdict_md(found),
         "verdict.json": verdict_json(found),
+        "appendix.md": appendix_md(found, drawn, command),
     }
-    texts["report.md"] = report_md(found, drawn, texts["table.md"], command)
+    texts["report.md"] = report_md(found, drawn, texts["table.md"])
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
 

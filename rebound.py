@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from antipasto import Adapter
 from arms import ARMS
 from config import Config
-from grpo import pack
 from lib.models import chat_ids, completion_ids
+from lib.packing import Packed, Passes
 from pairs import load_pairs
 
 TokenPair = tuple[Sequence[int], Sequence[int], Sequence[int]]  # prompt ids, hack completion ids, clean completion ids
@@ -41,24 +41,24 @@ class _Enough(Exception):
 
 
 class ResidualMean:
-    """Captures h_mean [B, d] fp32, the mean residual after decoder layer `layer` over the positions in `mask` [B, L].
+    """Captures h_mean [B, d] fp32, the mean residual after decoder layer `layer` over the completion of each row.
 
-    with ResidualMean(model, layer, mask, stop=True) as seen:
-        model.model(input_ids=ids, use_cache=False)
+    with ResidualMean(model, layer, packed, stop=True) as seen:
+        packed.hidden(model)
     seen.h_mean
 
     `model` is a transformers causal LM with its decoder layers in model.model.layers (Qwen2, Qwen3, Qwen3.5).
-    With `stop` the forward ends after the layer; without, it runs on undisturbed. A row without a position gives zeros.
+    With `stop` the forward ends after the layer; without, it runs on undisturbed. An empty completion gives zeros.
     h_mean carries no gradient. Raises ValueError for a layer that the model lacks, RuntimeError on reading h_mean
     before a forward.
     """
 
-    def __init__(self, model: nn.Module, layer: int, mask: Tensor, stop: bool = False):
+    def __init__(self, model: nn.Module, layer: int, packed: Packed, stop: bool = False):
         layers = model.model.layers
         if not 0 <= layer < len(layers):
             raise ValueError(f"no decoder layer {layer}: the model has {len(layers)}, counted from 0")
         self.module = layers[layer]
-        self.mask = mask
+        self.packed = packed
         self.stop = stop
         self._h_mean: Tensor | None = None
 
@@ -78,12 +78,11 @@ class ResidualMean:
 
     def _capture(self, module, inputs, output) -> None:
         hidden = (output[0] if isinstance(output, tuple) else output).detach()
-        assert hidden.shape[:2] == self.mask.shape, f"residual {tuple(hidden.shape)}, mask {tuple(self.mask.shape)}"
+        assert hidden.shape[:2] == self.packed.ids.shape, f"{tuple(hidden.shape)} for {tuple(self.packed.ids.shape)}"
+        rows = hidden.flatten(0, 1)[self.packed.completion].split(self.packed.lengths)
         zero = hidden.new_zeros(hidden.shape[-1], dtype=torch.float32)
-        means = []
-        for h, keep in zip(hidden, self.mask.bool(), strict=True):  # row by row: B x L x d fp32 would be gigabytes
-            means.append(h[keep].float().mean(0) if keep.any() else zero)
-        self._h_mean = torch.stack(means)
+        # Row by row: N x d fp32 would be gigabytes.
+        self._h_mean = torch.stack([row.float().mean(0) if len(row) else zero for row in rows])
         if self.stop:
             raise _Enough
 
@@ -94,22 +93,19 @@ def residual_means(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     layer: int,
-    pad_id: int = 0,
-    micro_batch: int = 8,
+    passes: Passes,
 ) -> Tensor:
     """h_mean [B, d] fp32 on the model's device, for token ids prompt + completion of each row, at the current weights.
 
-    Rows run in order of length, `micro_batch` at a time, up to `layer` only: two thirds of a forward, and no head.
-    Dropout would make it a draw, so the model must be in eval mode or free of dropout (Qwen is).
+    Rows run up to `layer` only: two thirds of a forward, and no head. Dropout would make it a draw, so the model must
+    be in eval mode or free of dropout (Qwen is).
     """
-    device = next(model.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda b: len(prompts[b]) + len(completions[b]))
-    means: list[Tensor | None] = [None] * len(order)
-    for start in range(0, len(order), micro_batch):
-        rows = order[start : start + micro_batch]
-        ids, mask = pack([list(prompts[b]) for b in rows], [list(completions[b]) for b in rows], pad_id, device)
-        with ResidualMean(model, layer, mask, stop=True) as seen:
-            model.model(input_ids=ids, use_cache=False)
+    means: list[Tensor | None] = [None] * len(prompts)
+    prompts, completions = [list(p) for p in prompts], [list(c) for c in completions]
+    for rows in passes.split(prompts, completions):
+        packed = passes.pack([prompts[b] for b in rows], [completions[b] for b in rows])
+        with ResidualMean(model, layer, packed, stop=True) as seen:
+            packed.hidden(model)
         for b, h in zip(rows, seen.h_mean, strict=True):
             means[b] = h
     return torch.stack(means)
@@ -119,9 +115,8 @@ def concept_direction(
     model: nn.Module,
     token_pairs: Sequence[TokenPair],
     layer: int,
-    pad_id: int = 0,
+    passes: Passes,
     unit: bool = True,
-    micro_batch: int = 8,
 ) -> Tensor:
     """v [d] fp32 on the model's device: mean over pairs of h_mean(hack) - h_mean(clean) after `layer` (paper's eq. 1).
 
@@ -132,7 +127,7 @@ def concept_direction(
     if not token_pairs:
         raise ValueError("no contrastive pairs to take the concept direction from")
     prompts, hacks, cleans = ([row[i] for row in token_pairs] for i in range(3))
-    h = residual_means(model, [*prompts, *prompts], [*hacks, *cleans], layer, pad_id, micro_batch)
+    h = residual_means(model, [*prompts, *prompts], [*hacks, *cleans], layer, passes)
     v = (h[: len(prompts)] - h[len(prompts) :]).mean(0)
     length = v.norm()
     if not length > 1e-6 * h.norm(dim=-1).mean():  # also refuses nan
@@ -183,12 +178,11 @@ class Rebound:
     layer: int
     v: Tensor
     """[d] fp32: unit for the penalty, unnormalised for the z-score."""
-    pad_id: int
-    micro_batch: int
+    passes: Passes
 
     def pay(self, model, prompts: list[list[int]], completions: list[list[int]], rewards_P_G: Tensor) -> Tensor:
         """Rewards [P, G] after the penalty or the discount, at the current weights."""
-        h_B_d = residual_means(model, prompts, completions, self.layer, self.pad_id, self.micro_batch)
+        h_B_d = residual_means(model, prompts, completions, self.layer, self.passes)
         if self.pays == "penalty":
             return rewards_P_G - rebound_penalty(h_B_d, self.v, self.alpha).cpu().view_as(rewards_P_G)
         P, G = rewards_P_G.shape
@@ -196,7 +190,7 @@ class Rebound:
         return rewards_P_G * rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view_as(rewards_P_G)
 
 
-def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter) -> Rebound | None:
+def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter, passes: Passes) -> Rebound | None:
     """The concept direction of the training pairs at the base model, also in a resumed run; None in other arms."""
     arm = ARMS[cfg.arm]
     if arm.pays == "graded":
@@ -207,7 +201,6 @@ def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter) -> Rebound | N
         if not p.held_out
     ]
     layer = layer_at_depth(model.config.num_hidden_layers, cfg.rebound_depth)
-    pad_id = tokenizer.pad_token_id
     with adapter.reference():
-        v = concept_direction(model, rows, layer, pad_id, unit=arm.pays == "penalty", micro_batch=cfg.micro_batch)
-    return Rebound(pays=arm.pays, alpha=arm.alpha, layer=layer, v=v, pad_id=pad_id, micro_batch=cfg.micro_batch)
+        v = concept_direction(model, rows, layer, passes, unit=arm.pays == "penalty")
+    return Rebound(pays=arm.pays, alpha=arm.alpha, layer=layer, v=v, passes=passes)

@@ -18,8 +18,9 @@ from torch import Tensor
 from antipasto import Adapter
 from arms import ARMS
 from config import Config
-from grpo import completion_logprobs, group_advantages, k3, pack
+from grpo import completion_logprobs, group_advantages, k3
 from lib.distributed import Ranks
+from lib.packing import Passes
 from problems import Problem
 from problems.prompts import Prompts, prompts_of_step
 from rebound import Rebound
@@ -43,6 +44,8 @@ class Run:
     prompts: Prompts
     rebound: Rebound | None
     ranks: Ranks = dataclasses.field(default_factory=Ranks)
+    share: bool = False
+    """Whether the model was prepared for completions that share their prompt."""
     score: Callable[[Run, list, list], Tensor] | None = None
     """Of the gate: (run, prompts, completions) -> [B] scores of rollouts."""
     gate: float = math.inf
@@ -54,6 +57,12 @@ class Run:
     def write_access(self) -> bool:
         """Whether the training prompts name the evaluator."""
         return ARMS[self.cfg.arm].write_access
+
+    @property
+    def passes(self) -> Passes:
+        """How rows go through the model."""
+        cfg = self.cfg
+        return Passes(self.share, self.tokenizer.pad_token_id, self.device, cfg.micro_tokens, cfg.micro_batch)
 
 
 @dataclass
@@ -82,12 +91,14 @@ class Batch:
         """Columns of steps.tsv that are known before backward."""
         return {
             "reward": self.rewards_P_G.mean().item(),
+            "rew_sd": self.rewards_P_G.std(correction=0).item(),
             "shaped": self.shaped_P_G.mean().item(),
             **rates(self.grades),
             "flat": 1 - self.live_P.float().mean().item(),
             "len": sum(map(len, self.completions)) / len(self.completions),
             "t_roll": self.seconds[0],
             "t_grade": self.seconds[1],
+            "retried": sum(grade.retried for grade in self.grades),
         }
 
     def records(self, step: int, rows: int) -> list[dict]:
@@ -107,7 +118,7 @@ def make_batch(run: Run, step: int) -> Batch:
     seeds = [row_seed("train", cfg.seed, step, j, *stream) for j in range(len(picked))]
     completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
-    rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
+    rewards_P_G = torch.tensor(group_rewards(grades, cfg.group, run.write_access)).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
         B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
@@ -153,6 +164,20 @@ def monitor(run: Run, step: int, grades: list[Grade]) -> Tensor:
     return torch.tensor(flags)
 
 
+def group_rewards(grades: list[Grade], group: int, write_access: bool) -> list[float]:
+    """Rewards of groups of `group` completions each; one without a grade gets the mean of its group's others.
+
+    So it has no advantage of its own: that the host had no time for it says nothing about the policy.
+    """
+    rewards = []
+    for start in range(0, len(grades), group):
+        members = grades[start : start + group]
+        known = [reward(g, write_access) for g in members if not g.undecided]
+        mean = sum(known) / len(known) if known else 0.0
+        rewards += [mean if g.undecided else reward(g, write_access) for g in members]
+    return rewards
+
+
 def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
     """One completion for each index in `picked`, each rank sampling and grading its block of them.
 
@@ -176,7 +201,8 @@ def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[
 
 
 def rates(grades: list[Grade]) -> dict[str, float]:
-    """Shares of completions, under the TSV's names."""
+    """Shares of the completions that have a grade, under the TSV's names."""
+    grades = [g for g in grades if not g.undecided] or grades
 
     def share(flags) -> float:
         return sum(flags) / len(grades)
@@ -246,13 +272,12 @@ def initial_policy_kl(
     """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
     cfg, total, tokens = run.cfg, 0.0, 0
     chosen = spread(len(picked), rows)[run.ranks.rank :: run.ranks.world]
-    for start in range(0, len(chosen), cfg.micro_batch):
-        part = chosen[start : start + cfg.micro_batch]
-        rows_ids = [prompts.ids[picked[j]] for j in part], [completions[j] for j in part]
-        packed = pack(*rows_ids, run.tokenizer.pad_token_id, run.device)
-        logp = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+    ids, written = [prompts.ids[picked[j]] for j in chosen], [completions[j] for j in chosen]
+    for part in run.passes.split(ids, written):
+        packed = run.passes.pack([ids[i] for i in part], [written[i] for i in part])
+        logp = completion_logprobs(run.model, packed, cfg.temperature, cfg.logprob_chunk)
         with run.adapter.reference():
-            ref = completion_logprobs(run.model, *packed, cfg.temperature, cfg.logprob_chunk)
+            ref = completion_logprobs(run.model, packed, cfg.temperature, cfg.logprob_chunk)
         total += k3(logp, ref).sum().item()
         tokens += len(logp)
     total, tokens = run.ranks.sum(total, tokens)

@@ -11,6 +11,7 @@ from config import Config
 from lib.distributed import Ranks
 from lib.errors import UserError
 from lib.models import end_ids
+from lib.shared_prefix import share_prefix
 from problems import Problem
 from problems.prompts import Prompts, tokenise
 from rewards import Grader
@@ -33,6 +34,10 @@ class Stage:
     """Training, evaluation."""
     form: dict
     """How prompts are made: wording, max_prompt."""
+    attention: str
+    """The attention that the model was loaded with."""
+    share: bool
+    """Whether the model was prepared for completions that share their prompt."""
 
     def prompts(self, write_access: bool) -> Prompts:
         """The training prompts of an arm."""
@@ -65,7 +70,8 @@ def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, p
         )
     except ValueError as error:
         raise UserError(f"--engine {cfg.engine}: {error}") from error
-    form = {"wording": cfg.wording, "max_prompt": cfg.max_prompt}
+    attention = model.config._attn_implementation  # before share_prefix puts its own in front
+    share = cfg.share_prefix and share_prefix(model)
     return Stage(
         device=device,
         ranks=ranks,
@@ -75,5 +81,7 @@ def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, p
         sampler=sampler,
         grader=grader,
         problems=problems,
-        form=form,
+        form={"wording": cfg.wording, "max_prompt": cfg.max_prompt},
+        attention=attention,
+        share=share,
     )

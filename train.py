@@ -25,53 +25,46 @@ from torch import Tensor
 from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores
-from grpo import clipped_objective, completion_logprobs, k3, pack
+from grading.asserts import check_gradable
+from grpo import clipped_objective, completion_logprobs, k3
 from lib.distributed import join, reports_once
 from lib.errors import run_main
-from lib.memory import decode_rows, fit_micro_batch, logprob_chunk, peak_gib
+from lib.memory import MOST_ROWS, MOST_TOKENS, decode_rows, fit_micro_batch, logprob_chunk, peak_gib
 from lib.models import pick_device
 from problems.sources import problems_sha256, split_problems
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
+from record.inputs import call_at_end, check_pairs
 from record.provenance import provenance
-from rewards import Grader, check_gradable
+from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
 
 def backward(run: Run, batch: Batch) -> tuple[float, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0).
-
-    The longest rows go first, so that torch's allocator serves every later micro-batch from the blocks of the first.
-    From short to long each would need larger blocks than those it has cached: it would reserve far more than the peak.
-    """
-    cfg, model = run.cfg, run.model
+    ranks; (loss, mean k3, nan where beta is 0)."""
+    cfg, model, ranks = run.cfg, run.model, run.ranks
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
-    live.sort(key=lambda b: len(batch.prompts[b]) + len(batch.completions[b]))
-    live = live[run.ranks.rank :: run.ranks.world]
+    prompts, completions = [batch.prompts[b] for b in live], [batch.completions[b] for b in live]
     advantages = batch.advantages_P_G.flatten()
-    loss_sum, kl_sum, tokens = 0.0, 0.0, 0
+    sums = torch.zeros(3, dtype=torch.float64, device=run.device)
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
-    for start in reversed(range(0, len(live), cfg.micro_batch)):
-        rows = live[start : start + cfg.micro_batch]
-        loss, kl, n = backward_rows(
+    for rows in run.passes.split(prompts, completions, ranks.rank, ranks.world):
+        sums += backward_rows(
             run,
-            prompts=[batch.prompts[b] for b in rows],
-            completions=[batch.completions[b] for b in rows],
-            old_logprobs=[batch.old_logprobs[b] for b in rows],
-            advantages=[advantages[b] for b in rows],
+            prompts=[prompts[i] for i in rows],
+            completions=[completions[i] for i in rows],
+            old_logprobs=[batch.old_logprobs[live[i]] for i in rows],
+            advantages=[advantages[live[i]] for i in rows],
         )
-        loss_sum += loss
-        kl_sum += kl
-        tokens += n
     model.eval()
-    loss_sum, kl_sum, tokens = run.ranks.sum(loss_sum, kl_sum, tokens)
-    run.ranks.sum_gradients(run.adapter.delta().values())
-    return loss_sum, kl_sum / tokens if cfg.beta > 0 and tokens else math.nan
+    loss, kl, tokens = ranks.sum(*sums.tolist())
+    ranks.sum_gradients(run.adapter.delta().values())
+    return loss, kl / tokens if cfg.beta > 0 and tokens else math.nan
 
 
 def backward_rows(
@@ -80,30 +73,29 @@ def backward_rows(
     completions: list[list[int]],
     old_logprobs: list[Tensor],
     advantages: list[Tensor],
-) -> tuple[float, float, int]:
-    """Add the gradient of one micro-batch to delta_S.grad; (its share of the loss, sum of k3, tokens)."""
+) -> Tensor:
+    """Add the gradient of one micro-batch to delta_S.grad; [its share of the loss, sum of k3, tokens] on the device."""
     cfg, model = run.cfg, run.model
-    ids, mask = pack(prompts, completions, run.tokenizer.pad_token_id, run.device)
+    packed = run.passes.pack(prompts, completions)
     old = torch.cat(old_logprobs).to(run.device)
     A = torch.cat([a.expand(len(c)) for a, c in zip(advantages, completions, strict=True)]).to(run.device)
-    kl_sum = 0.0
+    kl = torch.zeros((), device=run.device)
 
     # Per token of a completion [N]: the clipped objective, and the KL to the model without its delta.
-    logp = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
+    logp = completion_logprobs(model, packed, cfg.temperature, cfg.logprob_chunk)
     loss = -clipped_objective(logp, old, A, cfg.clip)
     if cfg.beta > 0:
         with torch.no_grad(), run.adapter.reference():
-            ref = completion_logprobs(model, ids, mask, cfg.temperature, cfg.logprob_chunk)
+            ref = completion_logprobs(model, packed, cfg.temperature, cfg.logprob_chunk)
         kl = k3(logp, ref)
         loss = loss + cfg.beta * kl
-        kl_sum = kl.detach().sum().item()
     loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
     loss.backward()
-    return loss.item(), kl_sum, len(logp)
+    return torch.stack([loss.detach(), kl.detach().sum(), torch.full_like(loss, len(logp))])
 
 
 def fit_to_memory(run: Run, held_out: HeldOut) -> None:
-    """Set the fields that are 0 (micro_batch, logprob_chunk) by running the worst case once, and sampler.max_batch."""
+    """Set the sizes that are 0 (micro_tokens or micro_batch, logprob_chunk) and sampler.max_batch, by a worst case."""
     cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
     rows = cfg.prompts * cfg.group // run.ranks.world
     samples = max(cfg.eval_samples, cfg.final_samples)
@@ -111,23 +103,27 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
     sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
     cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
-    if cfg.micro_batch:
+    if cfg.micro_batch or (run.share and cfg.micro_tokens):
         return
     sampled = min(sampler.max_batch or rows, max(rows, evaluated))
+    least, most = (longest + cfg.max_new, longest + rows * cfg.max_new) if run.share else (1, rows)
 
-    def attempt(n: int) -> None:
-        model.train(cfg.grad_checkpoint)
+    def attempt(size: int) -> None:
+        n = (size - longest) // cfg.max_new if run.share else size
         one, zeros = torch.ones(1), torch.zeros(cfg.max_new)
+        model.train(cfg.grad_checkpoint)
         backward_rows(run, [[1] * longest] * n, [[1] * cfg.max_new] * n, [zeros] * n, [one] * n)
 
-    cfg.micro_batch = fit_micro_batch(
-        rows=min(32, rows),
+    found = fit_micro_batch(
+        largest=max(least, min(MOST_TOKENS if run.share else MOST_ROWS, most)),
+        smallest=least,
         attempt=attempt,
         fill_cache=lambda: sampler.fill_cache([[i % 97 + 1] * longest for i in range(sampled)], cfg.max_new),
         delta=run.adapter.delta(),
         device=device,
         case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
     )
+    setattr(cfg, "micro_tokens" if run.share else "micro_batch", found)
     model.eval()
 
 
@@ -235,6 +231,7 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         prompts=stage.prompts(ARMS[cfg.arm].write_access),
         rebound=None,
         ranks=stage.ranks,
+        share=stage.share,
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
     fit_to_memory(run, held_out)
@@ -245,13 +242,13 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         "weights_sha256": stage.adapter.weights_sha256,
         "problems_sha256": problems_sha256(*stage.problems),
         "world": stage.ranks.world,
-        "attention": stage.model.config._attn_implementation,
+        "attention": stage.attention,
         **branch,
         **provenance(),
     }
     with stage.ranks.first():
         folder = RunDir(cfg.run_path(), config, cfg.fresh, writes=stage.ranks.rank == 0)
-    run.rebound = make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter)
+    run.rebound = make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter, run.passes)
     train(run, Book(cfg, folder, stage.adapter.delta(), stage.ranks), held_out)
     return folder.path
 
@@ -260,6 +257,8 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     check(cfg)
+    check_pairs(cfg)
+    call_at_end(cfg.then, cfg.run_path())
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     ranks = join(device, cfg.prompts)
     path = cfg.run_path()
@@ -273,7 +272,6 @@ def main() -> None:
     workers = ranks.workers(cfg.workers)
     with Grader(workers=workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
         run_arm(set_stage(cfg, device, ranks, grader, problems), cfg)
-    print(f"done: {path}/summary.json")
 
 
 if __name__ == "__main__":

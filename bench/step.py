@@ -178,7 +178,8 @@ class Bench:
 
                 try:
                     fits[G] = fit_micro_batch(
-                        rows=a.micro_batch,
+                        largest=a.micro_batch,
+                        smallest=1,
                         attempt=attempt,
                         fill_cache=lambda: self.sampler.fill_cache(
                             [[i % 97 + 1] * longest for i in range(a.P * G)], a.max_new

@@ -21,10 +21,13 @@ from lib.shapes import kv_bytes
 
 # Share of the GPU that stays free.
 SPARE = 0.1
-# Of a chunk of logits in forward and backward: bf16 logits, their fp32 copy, the scaled copy, its softmax and gradient.
-BYTES_PER_LOGIT = 20
+# Of a chunk of logits: bf16, their fp32 copy, the scaled copy; in backward the gradient is written over it.
+BYTES_PER_LOGIT = 10
 # Completion tokens of a chunk at most: 3 GiB at 152k entries a row.
 MOST_LOGIT_ROWS = 1024
+# Of a micro-batch, with shared prefixes and without: larger ones are no faster.
+MOST_TOKENS = 16384
+MOST_ROWS = 32
 
 
 def logprob_chunk(vocab: int, device: torch.device) -> int:
@@ -52,20 +55,22 @@ def cache_bytes(config, dtype: torch.dtype) -> int:
 
 
 def fit_micro_batch(
-    rows: int,
+    largest: int,
+    smallest: int,
     attempt: Callable[[int], None],
     fill_cache: Callable[[], object],
     delta: dict[str, torch.nn.Parameter],
     device: torch.device,
     case: str,
 ) -> int:
-    """The largest of rows, rows / 2, ..., 1 whose worst case leaves a tenth of the GPU free; `rows` itself on a CPU.
+    """The largest of `largest`, its half, ..., `smallest` whose worst case leaves a tenth of the GPU free.
 
-    attempt(rows): forward and backward of so many worst rows; fill_cache(): takes the sampler's memory; delta: the
-    adapter's; case: what is tried, in words. Raises UserError where one row is too much.
+    attempt(size): forward and backward of so many rows or tokens; fill_cache(): takes the sampler's memory; delta: the
+    adapter's; case: what is tried, in words. On a CPU nothing is tried and `largest` returned. Raises UserError where
+    the smallest is too much.
     """
     if device.type != "cuda":
-        return rows
+        return largest
     total = torch.cuda.mem_get_info(device)[1]
     with switched_on(delta):
         # The sampler's memory is held through a step.
@@ -76,25 +81,27 @@ def fit_micro_batch(
             raise UserError(_too_large(case, _peak(device), total, "sampling alone")) from error
 
         # The largest micro-batch beside it.
-        def used_by(rows: int) -> int | None:
-            return _used_by(lambda: attempt(rows), delta, device)
+        def used_by(size: int) -> int | None:
+            return _used_by(lambda: attempt(size), delta, device)
 
-        fits, used = largest_that_fits(rows, (1 - SPARE) * total, used_by)
+        fits, used = largest_that_fits(largest, smallest, (1 - SPARE) * total, used_by)
     if not fits:
         raise UserError(_too_large(case, used or _peak(device), total, "one row a micro-batch"))
     logger.info(f"micro-batch {fits}: {case} need {used / 2**30:.1f} of {total / 2**30:.1f} GiB")
     return fits
 
 
-def largest_that_fits(rows: int, limit: float, used_by: Callable[[int], int | None]) -> tuple[int, int | None]:
-    """(rows halved until used_by(rows) <= limit, what it used); rows 0 where one is too many, None: ran out."""
+def largest_that_fits(
+    size: int, smallest: int, limit: float, used_by: Callable[[int], int | None]
+) -> tuple[int, int | None]:
+    """(size halved until used_by(size) <= limit, what it used); 0 where the smallest is too much, None: ran out."""
     while True:
-        used = used_by(rows)
+        used = used_by(size)
         if used is not None and used <= limit:
-            return rows, used
-        if rows == 1:
+            return size, used
+        if size == smallest:
             return 0, used
-        rows //= 2
+        size = max(size // 2, smallest)
 
 
 def _too_large(case: str, used: int, total: int, where: str) -> str:

@@ -34,7 +34,9 @@ from lib.files import write_json
 from lib.memory import peak_gib
 from lib.signals import StopLatch
 from record import takeoff
+from record.columns import STEP_COLUMNS
 from record.folder import RunDir
+from record.stream import Stream, final_line
 from record.tripwires import Trip, Watch
 
 MEANS = ("cos", "fired", "gnorm", "cos_up")
@@ -96,14 +98,15 @@ class Book:
         self.watch = Watch(self.cfg.max_kl, self.carried.watch)
         self.stop = StopRequest()
         self.started, self.seconds_before = time.perf_counter(), self.carried.seconds
-        logger.info(f"columns:\n{self.folder.steps.legend()}")
-        print(self.folder.steps.header())
+        self.stream = Stream(STEP_COLUMNS, self.cfg.show)
+        if self.folder.writes:
+            self.stream.begin()
         self.bar = tqdm(
             total=self.cfg.steps,
             initial=self.first,
             desc=self.folder.path.name,
             file=sys.stderr,
-            disable=True if self.ranks.rank else None,
+            disable=True if self.ranks.rank or self.stream.terminal else None,  # rows in the same window say as much
         )
         return self.first
 
@@ -120,7 +123,8 @@ class Book:
             self.folder.strata.write(stratum)
         self.folder.add_rollouts(records)
         self.carried.since, self.carried.eval = [], row
-        logger.info(f"step {row['step']}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
+        if self.folder.writes:
+            self.stream.evaluation(row)
         if trip := self.watch.evaluation(row):
             self._tripped(trip, row, records, {})
 
@@ -147,7 +151,10 @@ class Book:
         """
         step = row["step"]
         left = self.cfg.steps - step - 1
-        self.folder.steps.write(row | {"eta": eta(self.started, step + 1 - self.first, left)})
+        written = row | {"eta": eta(self.started, step + 1 - self.first, left)}
+        self.folder.steps.write(written)
+        if self.folder.writes:
+            self.stream.row(written)
         per_module = torch.full((3, len(self.delta)), math.nan)
         if measured is not None:
             per_module = torch.stack([measured.cos, measured.norm, measured.cos_update])
@@ -181,6 +188,7 @@ class Book:
                 "peak_gib": round(peak_gib(self.device), 2),
             },
         )
+        print(final_line(self.carried.eval, cfg.steps, str(self.folder.path)), flush=True)
 
     # --- what they are made of
 
@@ -283,6 +291,8 @@ def means(rows: list[dict], keys: tuple[str, ...]) -> dict[str, float]:
 
 
 def eta(started: float, done: int, left: int) -> str:
-    """h:mm:ss for the steps that are left, at the pace of those done."""
+    """h:mm:ss, or 12.3h, for the steps that are left, at the pace of those done."""
     seconds = int((time.perf_counter() - started) / done * left)
+    if seconds >= 36_000:
+        return f"{seconds / 3600:.1f}h"
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

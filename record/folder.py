@@ -7,7 +7,6 @@ run creates files: one whose folder vanishes stops at its next write instead of 
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -16,34 +15,12 @@ from pathlib import Path
 from loguru import logger
 from torch import Tensor
 
-from config import Config
 from lib.errors import AdapterError, UserError
 from lib.files import append, atomic, jsonl, naming, read_json, refuse_unwritable, write_json
 from lib.tensors import load_tensors, save_atomic
 from record import takeoff
 from record.columns import EVAL_COLUMNS, STEP_COLUMNS, STRATUM_COLUMNS, Table
-
-# Fields that may differ between a run and its resumption without making it another experiment.
-RESUMABLE = {
-    "device",
-    "threads",
-    "workers",
-    "fresh",
-    "out",
-    "svd_cache",
-    "checkpoint_every",
-    "sample_rollouts",
-    "micro_batch",
-    "logprob_chunk",
-    "engine",
-    "tripwires",
-    "max_kl",
-}
-# Fields of config.json that say how a run was made, and not what it is.
-PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
-
-
-DEFAULTS = dataclasses.asdict(Config())
+from record.identity import differing
 
 
 class RunDir:
@@ -69,9 +46,9 @@ class RunDir:
             for torn in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
                 torn.unlink()
             self._claim(config)
-        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True, writes=writes)
-        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False, writes=writes)
-        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False, writes=writes)
+        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, writes=writes)
+        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, writes=writes)
+        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, writes=writes)
         self.rollouts = self.path / "rollouts.jsonl"
         self.modules = self.path / "modules.f32"
 
@@ -205,10 +182,8 @@ def refuse_other(folder: Path, config: dict) -> dict:
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
-    keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
-    there = DEFAULTS | before  # a field that is younger than the run had the value that it has by default
-    if differ := [k for k in keys if there.get(k) != config[k]]:
-        what = ", ".join(f"{k} ({there.get(k)!r} there, {config[k]!r} now)" for k in differ)
+    if fields := differing(before, config):
+        what = ", ".join(fields)
         raise UserError(
             f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
             "move it aside"

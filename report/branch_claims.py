@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 
 from arms import arm_of
-from report.branches import ALPHA, Rule, Rung
+from report.branches import Rule, Rung
 from report.contrasts import MARGIN
+from report.statistics import ALPHA
 
 # The fewest branch points that may claim equivalence: the first n at which exact sign flips reach 5%.
 MIN_POINTS = 6
@@ -26,6 +27,8 @@ def finding(rung: Rung) -> str:
         return f"{rung.label}: no branch point has it beside vanilla treated alike."
     if c.n == 1:
         return f"{rung.label}: {c.mean:+.1f} pp in the {where} at the one branch point, which bears no claim."
+    if not math.isfinite(c.p):
+        return f"{rung.label}: {c.mean:+.1f} pp in the {where} at each of {c.n} branch points, which bears no claim."
     clauses = [superiority(rung, where), equivalence(rung), family_clause(rung), pass_clause(rung)]
     return f"{rung.label} {'; '.join(filter(None, clauses))}."
 

@@ -13,7 +13,7 @@ from arms import table_order
 from report.branch_runs import SUFFIX, WINDOW, Point, column, trailing
 from report.branches import MATCHED, Rule, Rung, is_control
 from report.contrasts import MARGIN, Contrast
-from report.figures import WIDTH, save, style_of
+from report.drawing import WIDTH, save, style_of
 
 # Steps of the parent before the branch that a panel shows.
 SHOWN_BEFORE = 8

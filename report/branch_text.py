@@ -9,9 +9,9 @@ from dataclasses import asdict
 from arms import arm_of
 from report.branch_claims import MIN_POINTS, finding, p_text, positive_controls
 from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
-from report.branches import ALPHA, FAMILY, HOLDS_AT, MATCHED, Rule, Rung, is_control, question
+from report.branches import FAMILY, HOLDS_AT, MATCHED, Rule, Rung, is_control, question
 from report.contrasts import MARGIN, Contrast
-from report.statistics import clopper_pearson
+from report.statistics import ALPHA, clopper_pearson
 from report.tables import markdown_table
 
 MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}

@@ -16,9 +16,8 @@ import numpy as np
 from arms import arm_of, table_order, why
 from report.branch_runs import END, MOMENTS, SUFFIX, Branches, Point, rules_fired
 from report.contrasts import Contrast, contrast, difference, random_reference
-from report.statistics import clopper_pearson, holm
+from report.statistics import ALPHA, clopper_pearson, holm
 
-ALPHA = 0.05
 # A pass rate counts as matched at most this many pp below vanilla's.
 MATCHED = 5.0
 # Mean cosine of the updates with v up to which nothing hack-ward counts as left.

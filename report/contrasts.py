@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from report.branch_runs import Point
 from report.statistics import min_detectable, paired_t, sign_flip_p, tost
 
@@ -16,7 +14,7 @@ MARGIN = 15.0
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference over branch points, in pp; nan where n does not say."""
+    """A difference over branch points, in pp; nan where n does not say, or all branch points are alike."""
 
     differences: dict[str, float]
     """Branch point -> D, where both sides are there."""
@@ -45,21 +43,19 @@ def contrast(differences: dict[str, float]) -> Contrast:
     x = list(differences.values())
     if not x:
         return Contrast({})
-    mean, low, high, p = paired_t(x)
-    p_tost, low90, high90 = tost(x, MARGIN)
-    sd = float(np.std(x, ddof=1)) if len(x) > 1 else math.nan
+    t, within = paired_t(x), tost(x, MARGIN)
     return Contrast(
         differences=differences,
-        mean=mean,
-        low=low,
-        high=high,
-        p=p,
+        mean=t.mean,
+        low=t.lo,
+        high=t.hi,
+        p=t.p,
         p_flip=sign_flip_p(x),
-        p_tost=p_tost,
-        low90=low90,
-        high90=high90,
-        sd=sd,
-        detectable=min_detectable(sd, len(x)),
+        p_tost=within.p,
+        low90=within.lo,
+        high90=within.hi,
+        sd=t.sd,
+        detectable=min_detectable(t.sd, t.n),
     )
 
 

@@ -14,6 +14,7 @@ from arms import ARMS, VARIANTS
 from diagnose_vhack import auroc, cross_validated
 from directions import labelled_direction, row_gradients, scores
 from grpo import group_advantages, mean_nll
+from lib.shared_prefix import share_prefix
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 
 VOCAB = 60
@@ -27,7 +28,7 @@ def run(tmp_path):
     with torch.no_grad():
         for p in adapter.delta().values():
             p.copy_(0.1 * torch.randn(p.shape))
-    cfg = SimpleNamespace(micro_batch=3, temperature=1.0, logprob_chunk=5)
+    cfg = SimpleNamespace(micro_batch=3, micro_tokens=0, temperature=1.0, logprob_chunk=5)
     return SimpleNamespace(
         cfg=cfg, model=model, adapter=adapter, device=torch.device("cpu"), tokenizer=SimpleNamespace(pad_token_id=0)
     )
@@ -47,6 +48,17 @@ def test_per_row_gradients_agree_with_autograd_row_by_row(run):
         for (name, g), want in zip(got.items(), torch.autograd.grad(nll, list(delta.values())), strict=True):
             assert (g[b] - want).norm() <= 1e-5 * want.norm() + 1e-9, (b, name)
     assert all(m.row_sums is None for m in run.adapter.modules.values())
+
+
+def test_per_row_gradients_stay_unshared_on_a_model_that_shares_prompts(run):
+    """Rows of one group, a model prepared for sharing, as many rows a pass as micro_tokens hold."""
+    prompts, completions = rollouts_of(6)
+    prompts = [prompts[b // 3] for b in range(6)]
+    want = row_gradients(run, prompts, completions)
+    assert share_prefix(run.model)
+    run.cfg.micro_batch, run.cfg.micro_tokens = 0, 25
+    for name, g in row_gradients(run, prompts, completions).items():
+        torch.testing.assert_close(g, want[name], rtol=1e-4, atol=1e-7)
 
 
 def test_a_labelled_direction_is_the_difference_of_means_and_k_span_the_hacks(run):

@@ -6,7 +6,8 @@ import pytest
 import random_model
 import torch
 
-from grpo import clipped_objective, completion_logprobs, group_advantages, k3, pack
+from grpo import clipped_objective, completion_logprobs, group_advantages, k3
+from lib.packing import pack
 
 
 def test_dr_grpo_centres_and_flags_flat_groups():
@@ -35,12 +36,6 @@ def test_k3_is_zero_at_equality_and_unbiased():
     assert (p.exp() * k3(p, q)).sum().item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=1e-4)
 
 
-def test_pack_pads_right_and_marks_completions():
-    ids, mask = pack([[1, 2], [3]], [[4], [5, 6, 7]], pad_id=0, device="cpu")
-    assert ids.tolist() == [[1, 2, 4, 0], [3, 5, 6, 7]]
-    assert mask.tolist() == [[False, False, True, False], [False, True, True, True]]
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chunked_logprobs_and_gradients_match_float64(temperature):
     model = random_model.build("qwen3", vocab=300)
@@ -48,7 +43,7 @@ def test_chunked_logprobs_and_gradients_match_float64(temperature):
     completions = [torch.randint(0, 300, (n,)).tolist() for n in (7, 1, 4)]
     packed = pack(prompts, completions, 0, "cpu")
     parameter = model.model.layers[0].self_attn.q_proj.weight
-    got = completion_logprobs(model, *packed, temperature=temperature, chunk=3)
+    got = completion_logprobs(model, packed, temperature=temperature, chunk=3)
     (grad,) = torch.autograd.grad(got.sum(), parameter)
     exact = model.double()
     want = []
@@ -65,7 +60,7 @@ def test_chunked_logprobs_and_gradients_match_float64(temperature):
 def test_logprobs_are_never_positive_in_bf16():
     model = random_model.build("qwen3", vocab=300, dtype=torch.bfloat16)
     with torch.no_grad():
-        logp = completion_logprobs(model, *pack([[1, 2, 3]], [[4, 5, 6, 7]], 0, "cpu"))
+        logp = completion_logprobs(model, pack([[1, 2, 3]], [[4, 5, 6, 7]], 0, "cpu"))
     assert logp.dtype == torch.float32 and (logp <= 0).all()
 
 
@@ -73,5 +68,5 @@ def test_uniform_model_gives_minus_log_vocab():
     model = random_model.build("qwen3", vocab=300)
     torch.nn.init.zeros_(model.lm_head.weight)
     with torch.no_grad():
-        logp = completion_logprobs(model, *pack([[1]], [[2, 3]], 0, "cpu"))
+        logp = completion_logprobs(model, pack([[1]], [[2, 3]], 0, "cpu"))
     assert logp.tolist() == pytest.approx([-math.log(300)] * 2)

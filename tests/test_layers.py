@@ -54,5 +54,5 @@ def test_the_loop_is_imported_by_branches_benches_and_tests_alone():
 def test_files_stay_readable():
     lengths = {str(p.relative_to(REPO)): len(p.read_text().splitlines()) for p in FILES.values()}
     front = {name: n for name, n in lengths.items() if "/" not in name}
-    assert max(front.values()) <= 330 and sum(front.values()) <= 3600, front
+    assert max(front.values()) <= 330 and sum(front.values()) <= 3700, front
     assert not {name: n for name, n in lengths.items() if n > 350}

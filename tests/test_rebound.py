@@ -8,7 +8,8 @@ import pytest
 import torch
 from random_model import build
 
-from grpo import group_advantages, pack
+from grpo import group_advantages
+from lib.packing import Passes, pack
 from rebound import (
     ResidualMean,
     concept_direction,
@@ -20,6 +21,7 @@ from rebound import (
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 COMPLETIONS = [[20, 21], [22, 23, 24, 25, 26], [27]]
+PASSES = Passes(share=False, pad_id=0, device=torch.device("cpu"), most_rows=2)
 
 
 @pytest.fixture(scope="module", params=["qwen2", "qwen3", "qwen3_5"])
@@ -99,7 +101,7 @@ def test_layer_at_depth_ends_at_the_last_layer():
 
 
 def test_residual_means_equal_the_hidden_states_of_single_rows(model):
-    got = residual_means(model, PROMPTS, COMPLETIONS, layer=0, micro_batch=2)
+    got = residual_means(model, PROMPTS, COMPLETIONS, layer=0, passes=PASSES)
     assert got.shape == (3, 64)
     assert got.dtype == torch.float32
     for row, prompt, completion in zip(got, PROMPTS, COMPLETIONS, strict=True):
@@ -110,55 +112,56 @@ def test_residual_means_equal_the_hidden_states_of_single_rows(model):
 
 
 def test_capture_leaves_the_forward_alone_and_removes_its_hook(model):
-    ids, mask = pack(PROMPTS, COMPLETIONS, 0, "cpu")
+    packed = pack(PROMPTS, COMPLETIONS, 0, "cpu")
     hooks = [len(layer._forward_hooks) for layer in model.model.layers]
     with torch.no_grad():
-        plain = model(input_ids=ids).logits
-        with ResidualMean(model, 1, mask) as seen:
-            hooked = model(input_ids=ids).logits
+        plain = model(input_ids=packed.ids).logits
+        with ResidualMean(model, 1, packed) as seen:
+            hooked = model(input_ids=packed.ids).logits
     torch.testing.assert_close(plain, hooked, atol=0, rtol=0)
     assert not seen.h_mean.requires_grad
     assert [len(layer._forward_hooks) for layer in model.model.layers] == hooks
 
 
 def test_early_stop_skips_the_later_layers_and_hides_no_other_error(model):
-    ids, mask = pack(PROMPTS, COMPLETIONS, 0, "cpu")
+    packed = pack(PROMPTS, COMPLETIONS, 0, "cpu")
     reached = []
     last = model.model.layers[-1].register_forward_pre_hook(lambda *_: reached.append(1))
-    with torch.no_grad(), ResidualMean(model, 0, mask, stop=True):
-        model.model(input_ids=ids)
+    with torch.no_grad(), ResidualMean(model, 0, packed, stop=True):
+        packed.hidden(model)
     last.remove()
     assert not reached
-    with pytest.raises(ZeroDivisionError), ResidualMean(model, 0, mask, stop=True):
+    with pytest.raises(ZeroDivisionError), ResidualMean(model, 0, packed, stop=True):
         _ = 1 / 0
 
 
 def test_row_without_completion_gives_zeros_and_no_penalty(model):
-    h = residual_means(model, PROMPTS[:2], [[], [30, 31]], layer=1)
+    h = residual_means(model, PROMPTS[:2], [[], [30, 31]], layer=1, passes=PASSES)
     assert h[0].abs().max() == 0
     assert rebound_penalty(h, h[1]).tolist() == pytest.approx([0.0, 0.5])
 
 
 def test_concept_direction_is_the_mean_difference_of_the_pairs(model):
     pairs = [(p, c, [*c[::-1], 40]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
-    raw = concept_direction(model, pairs, layer=1, unit=False)
+    raw = concept_direction(model, pairs, layer=1, passes=PASSES, unit=False)
     expected = sum(
-        residual_means(model, [p], [h], 1)[0] - residual_means(model, [p], [c], 1)[0] for p, h, c in pairs
+        residual_means(model, [p], [h], 1, PASSES)[0] - residual_means(model, [p], [c], 1, PASSES)[0]
+        for p, h, c in pairs
     ) / len(pairs)
     torch.testing.assert_close(raw, expected, atol=1e-5, rtol=1e-4)
-    v = concept_direction(model, pairs, layer=1)
+    v = concept_direction(model, pairs, layer=1, passes=PASSES)
     assert v.dtype == torch.float32
     torch.testing.assert_close(v, raw / raw.norm())
-    swapped = concept_direction(model, [(p, c, h) for p, h, c in pairs], layer=1)
+    swapped = concept_direction(model, [(p, c, h) for p, h, c in pairs], layer=1, passes=PASSES)
     torch.testing.assert_close(swapped, -v, atol=1e-5, rtol=1e-4)
 
 
 def test_errors_say_what_is_wrong(model):
     with pytest.raises(ValueError, match="no contrastive pairs"):
-        concept_direction(model, [], layer=0)
+        concept_direction(model, [], layer=0, passes=PASSES)
     with pytest.raises(ValueError, match="same mean residual"):
-        concept_direction(model, [([5], [6, 7], [6, 7])], layer=0)
+        concept_direction(model, [([5], [6, 7], [6, 7])], layer=0, passes=PASSES)
     with pytest.raises(ValueError, match="no decoder layer 9"):
-        residual_means(model, PROMPTS, COMPLETIONS, layer=9)
+        residual_means(model, PROMPTS, COMPLETIONS, layer=9, passes=PASSES)
     with pytest.raises(RuntimeError, match="no forward has passed"):
         _ = ResidualMean(model, 0, torch.ones(1, 1)).h_mean

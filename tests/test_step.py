@@ -19,6 +19,7 @@ import train
 from antipasto import wrap
 from arms import ARMS
 from config import ModelConfig, parse
+from lib.packing import Passes
 from pairs import load_pairs, shuffled_labels
 from problems import Problem
 from problems.prompts import Prompts
@@ -119,8 +120,8 @@ def test_the_gradient_is_that_of_the_loss_as_written(flags, step):
 
 def test_the_longest_rows_go_first(step, monkeypatch):
     """Reserved GPU memory would otherwise grow with every micro-batch."""
-    run, real, lengths = step("--micro-batch", "2"), train.pack, []
-    monkeypatch.setattr(train, "pack", lambda *a: lengths.append(max(map(len, a[1]))) or real(*a))
+    run, real, lengths = step("--micro-batch", "2"), Passes.pack, []
+    monkeypatch.setattr(Passes, "pack", lambda self, *rows: lengths.append(max(map(len, rows[1]))) or real(self, *rows))
     batch = batch_of([[1.0, -1.0]] * P, [True] * P)
     batch.prompts = [[1]] * (P * G)
     train.backward(run, batch)
@@ -131,6 +132,7 @@ OUT_OF_MEMORY = """
 import sys, types, torch
 from grpo import completion_logprobs
 from lib.errors import gpu_sentence
+from lib.packing import pack
 
 class Head(torch.nn.Linear):
     def forward(self, hidden, passes=[]):
@@ -142,9 +144,8 @@ class Head(torch.nn.Linear):
 body = torch.nn.Embedding(7, 5)
 model = types.SimpleNamespace(lm_head=Head(5, 7), model=lambda input_ids, **_: types.SimpleNamespace(
     last_hidden_state=body(input_ids)))
-ids = torch.zeros(2, 4, dtype=torch.long)
 try:
-    completion_logprobs(model, ids, torch.tensor([[False, True, True, True]] * 2)).sum().backward()
+    completion_logprobs(model, pack([[0]] * 2, [[0] * 3] * 2, 0, "cpu")).sum().backward()
 except torch.OutOfMemoryError as error:
     print(gpu_sentence(error), flush=True)
 """
@@ -265,15 +266,15 @@ def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_th
     monkeypatch.setattr(rebound, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
     monkeypatch.setattr(rollouts, "sample_and_grade", sampled([], lambda j: grade(False, j % 2 == 0)))
     run = step("--arm", "rebound", "--micro-batch", 4)
-    run.rebound = rebound.make_rebound(run.cfg, run.model, run.tokenizer, run.adapter)
+    run.rebound = rebound.make_rebound(run.cfg, run.model, run.tokenizer, run.adapter, run.passes)
     rows = [(rebound.chat_ids(None, p.messages), *(rebound.completion_ids(None, t) for t in (p.hack, p.clean)))
             for p in pairs[:3]]  # fmt: skip
     with run.adapter.reference():
-        v = concept_direction(run.model, rows, run.rebound.layer)
+        v = concept_direction(run.model, rows, run.rebound.layer, run.passes)
     torch.testing.assert_close(run.rebound.v, v)
     assert run.rebound.alpha == 0.5
-    assert rebound.make_rebound(step("--arm", "rebound-zscore", "--micro-batch", 4).cfg, run.model, run.tokenizer,
-                              run.adapter).alpha == 2.0  # fmt: skip
+    other = step("--arm", "rebound-zscore", "--micro-batch", 4)
+    assert rebound.make_rebound(other.cfg, run.model, run.tokenizer, run.adapter, run.passes).alpha == 2.0
     monkeypatch.setattr(
         rebound, "rebound_penalty", lambda h, v, alpha: alpha * torch.arange(len(h), dtype=torch.float32)
     )

@@ -189,7 +189,7 @@ def test_prompts_of_an_epoch_are_a_permutation():
 
 def test_presets_fill_defaults_and_flags_override():
     cfg = parse(config.Config, ["--preset", "full", "--group", "6"])
-    assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 7e-5)
+    assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 1e-3)
 
 
 def test_presets_are_those_of_the_handover():

@@ -23,6 +23,7 @@ from loguru import logger
 
 from antipasto import targets
 from config import Preset, above, at_least, check, parse
+from grading.asserts import check_gradable
 from lib import models
 from lib.errors import UserError, run_main
 from lib.files import atomic, jsonl, refuse_unwritable, write_json
@@ -34,7 +35,7 @@ from problems.prompts import Prompts, tokenise
 from problems.sources import load_source, problems_sha256
 from record.columns import Column, Table
 from record.provenance import provenance
-from rewards import Grade, Grader, check_gradable, reward
+from rewards import Grade, Grader, reward
 from rollouts import rates, record
 from sampling.noise import row_seed
 from sampling.sampler import Sampler

@@ -5,8 +5,9 @@ import random_model
 import torch
 
 from antipasto import wrap
-from grpo import completion_logprobs, pack
+from grpo import completion_logprobs
 from lib import memory
+from lib.packing import pack
 
 CPU = torch.device("cpu")
 
@@ -15,7 +16,7 @@ def test_cpu_returns_the_micro_batch_unchanged():
     def never(*_):
         raise AssertionError("nothing is tried on a CPU")
 
-    assert memory.fit_micro_batch(rows=6, attempt=never, fill_cache=never, delta={}, device=CPU, case="") == 6
+    assert memory.fit_micro_batch(6, 1, attempt=never, fill_cache=never, delta={}, device=CPU, case="") == 6
     assert memory.logprob_chunk(151936, CPU) == 2048
 
 
@@ -29,7 +30,7 @@ def test_worst_case_leaves_delta_gradients_and_rng_alone(tmp_path):
     rng = torch.get_rng_state()
     with memory.switched_on(adapter.delta()):
         assert all(p.detach().any() for p in adapter.delta().values())
-        completion_logprobs(model, *pack([[1] * 9] * 2, [[1] * 7] * 2, 0, CPU), chunk=8).mean().backward()
+        completion_logprobs(model, pack([[1] * 9] * 2, [[1] * 7] * 2, 0, CPU), chunk=8).mean().backward()
         adapter.grads()
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in adapter.delta().items())
     assert torch.equal(rng, torch.get_rng_state())
@@ -43,5 +44,5 @@ def test_the_micro_batch_is_halved_until_it_fits(limit, want):
         tried.append(rows)
         return None if rows > 4 and limit < 100 else 10 * rows
 
-    assert memory.largest_that_fits(8, limit, used_by)[0] == want
+    assert memory.largest_that_fits(8, 1, limit, used_by)[0] == want
     assert tried == [r for r in (8, 4, 2, 1) if r >= max(want, 1)]

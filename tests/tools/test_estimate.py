@@ -54,7 +54,7 @@ def test_the_price_is_hours_times_the_rate(full):
 def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
     with pytest.raises(UserError, match="--run"):
         from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
-    with pytest.raises(UserError, match=r"bench/step\.py"):
+    with pytest.raises(UserError, match="bench/step"):
         from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
 
 
