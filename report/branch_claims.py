@@ -1,8 +1,9 @@
 """What may be claimed of branches, a sentence an arm.
 
 A claim needs its own test: an effect, where Holm's p is below 5%; no effect larger than the margin, where the 90%
-interval lies within it at six branch points or more; else the finding is "undecided", never "no effect". The
-preregistered verdict H1 is of whole runs and is not decided here (docs/spec.md: branches are an addition).
+interval lies within it at six branch points or more, oracle-v lowers hacking against random-v, and the updates show
+that the projection acted; else the finding is "undecided", never "no effect". The preregistered verdict H1 is of whole
+runs and is not decided here (docs/spec.md: branches are an addition).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import math
 
 from arms import arm_of
-from report.branches import MARGIN, Contrast, Rule, Rung
+from report.branches import Rule, Rung
+from report.contrasts import MARGIN
+from report.statistics import ALPHA
 
-ALPHA = 0.05
 # The fewest branch points that may claim equivalence: the first n at which exact sign flips reach 5%.
 MIN_POINTS = 6
 
@@ -25,6 +27,8 @@ def finding(rung: Rung) -> str:
         return f"{rung.label}: no branch point has it beside vanilla treated alike."
     if c.n == 1:
         return f"{rung.label}: {c.mean:+.1f} pp in the {where} at the one branch point, which bears no claim."
+    if not math.isfinite(c.p):
+        return f"{rung.label}: {c.mean:+.1f} pp in the {where} at each of {c.n} branch points, which bears no claim."
     clauses = [superiority(rung, where), equivalence(rung), family_clause(rung), pass_clause(rung)]
     return f"{rung.label} {'; '.join(filter(None, clauses))}."
 
@@ -33,7 +37,7 @@ def superiority(rung: Rung, where: str) -> str:
     """Whether the arm lowers or raises the rate, or nothing is decided."""
     c = rung.main
     if not rung.holm < ALPHA:
-        if equivalent(c):
+        if c.p_tost < ALPHA and not wanting(rung):
             return f"has no effect larger than {MARGIN:g} pp on the {where} ({c.low90:+.1f} to {c.high90:+.1f}, 90%)"
         return (
             f"is undecided: the {where} changes by {c.low:+.1f} to {c.high:+.1f} pp (95%), and {c.n} branch points of "
@@ -52,13 +56,25 @@ def superiority(rung: Rung, where: str) -> str:
 def equivalence(rung: Rung) -> str:
     """What the equivalence test adds to the test of an effect."""
     c = rung.main
+    if not c.p_tost < ALPHA:
+        return ""
+    missing = wanting(rung)
     if rung.holm < ALPHA:
-        return f"an effect larger than {MARGIN:g} pp is excluded" if equivalent(c) else ""
-    if equivalent(c):
-        return f"a smaller one may be there ({c.mean:+.1f} pp, {p_text(c.p)} before Holm)" if c.p < ALPHA else ""
-    if c.p_tost < ALPHA:
-        return f"its 90% interval lies within {MARGIN:g} pp, but {c.n} branch points bear no claim (least {MIN_POINTS})"
-    return ""
+        return f"an effect larger than {MARGIN:g} pp is excluded" if c.n >= MIN_POINTS else ""
+    if missing:
+        return f"its 90% interval lies within {MARGIN:g} pp, which claims nothing, since {missing}"
+    return f"a smaller one may be there ({c.mean:+.1f} pp, {p_text(c.p)} before Holm)" if c.p < ALPHA else ""
+
+
+def wanting(rung: Rung) -> str:
+    """What a claim of no effect lacks besides its test; "" where nothing (docs/spec.md)."""
+    if rung.main.n < MIN_POINTS:
+        return f"it takes {MIN_POINTS} branch points"
+    if rung.assay is None:
+        return "oracle-v, which must work, is not among these branches"
+    if not rung.assay:
+        return "oracle-v, which must work, is not shown to differ from random directions"
+    return "the updates do not show that the projection acted" if rung.acted is False else ""
 
 
 def family_clause(rung: Rung) -> str:
@@ -71,11 +87,6 @@ def family_clause(rung: Rung) -> str:
         f"it {verb} from random directions ({c.mean:+.1f} pp, {c.low:+.1f} to {c.high:+.1f}; Holm of the family "
         f"{p_text(rung.holm_family)})"
     )
-
-
-def equivalent(c: Contrast) -> bool:
-    """Whether "no effect larger than the margin" may be claimed."""
-    return c.n >= MIN_POINTS and c.p_tost < ALPHA
 
 
 def pass_clause(rung: Rung) -> str:

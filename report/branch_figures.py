@@ -10,17 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arms import table_order
-from report.branch_runs import SUFFIX, WINDOW, Point, column
-from report.branches import MARGIN, MATCHED, Contrast, Rule, is_control
+from report.branch_runs import SUFFIX, WINDOW, Point, column, trailing
+from report.branches import MATCHED, Rule, Rung, is_control
+from report.contrasts import MARGIN, Contrast
 from report.drawing import WIDTH, save, style_of
 
 # Steps of the parent before the branch that a panel shows.
 SHOWN_BEFORE = 8
-# Lines of a panel.
+# Lines of a panel, rows of dots beside the panels.
 MOST_LINES = 8
+MOST_DOTS = 20
 # Marker of each treatment of AdamW's first moment, where an arm has several.
 TREATMENT_MARK = {"keep": "o", "project": "s", "zero": "D"}
+# The ladder's colours: controls, rungs that read labels, rungs that do not.
 GREY = "0.55"
+LABELLED = "#E69F00"
+LABEL_FREE = "#0072B2"
 
 
 def plot_branches(rule: Rule, out: Path) -> None:
@@ -28,16 +33,19 @@ def plot_branches(rule: Rule, out: Path) -> None:
     points = rule.points
     columns = 2 if len(points) <= 4 else 3 if len(points) <= 9 else 4
     rows = -(-len(points) // columns)
-    dots = len(rule.rungs) + bool(rule.noise["hack_train"].n) + len(rule.vanilla)
+
+    # Lines: the moment kept (or the only treatment there is), draws averaged. Dots: every arm where they fit.
+    moment = "keep" if "keep" in rule.moments else rule.moments[0]
+    arms = shown_arms(rule, moment)
+    rungs = rule.rungs if len(rule.rungs) <= MOST_DOTS else [r for r in rule.rungs if r.arm in arms]
+    dots = len(rungs) + bool(rule.noise["hack_train"].n) + len(rule.vanilla)
     height = max(1.45 * rows, 0.24 * dots + 1.0, 2.4) + 0.7
     fig = Figure(figsize=(WIDTH, height), layout="constrained")
     left, right = fig.subfigures(1, 2, width_ratios=(1.75, 1))
     axes = left.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
 
-    # One panel a branch point, every arm with the moment kept (or the only treatment there is), draws averaged.
-    moment = "keep" if "keep" in rule.moments else rule.moments[0]
+    # One panel a branch point.
     styles = style_of(["vanilla", *{r.arm for r in rule.rungs}])
-    arms = shown_arms(rule, moment)
     for number, (ax, point) in enumerate(zip(axes.flat, points, strict=False)):
         draw_point(ax, point, arms, moment, styles)
         ax.tick_params(labelbottom=number + columns >= len(points))
@@ -47,7 +55,7 @@ def plot_branches(rule: Rule, out: Path) -> None:
     left.supylabel("strict hacks in training, %", fontsize=9)
 
     # One dot an arm and branch point.
-    draw_differences(right.subplots(), rule, styles)
+    draw_differences(right.subplots(), rule, rungs, styles)
     handles = {text: h for ax in axes.flat for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=table_order)
     fig.legend([handles[n] for n in names], names, fontsize=8, loc="outside lower center", ncols=min(5, len(names)))
@@ -83,15 +91,10 @@ def draw_point(ax: Axes, point: Point, arms: list[str], moment: str, styles: dic
     ax.tick_params(labelsize=7)
 
 
-def trailing(y: np.ndarray) -> np.ndarray:
-    """Mean of each step and the two before it, of fewer at the start."""
-    return np.array([y[max(0, i - WINDOW + 1) : i + 1].mean() for i in range(len(y))])
-
-
-def draw_differences(ax: Axes, rule: Rule, styles: dict) -> None:
+def draw_differences(ax: Axes, rule: Rule, rungs: list[Rung], styles: dict) -> None:
     """D of each rung as dots, mean and intervals over a band of +-margin; vanilla's treatments and noise below."""
     rows: list[tuple[str, Contrast, str, str]] = []
-    for r in rule.rungs:
+    for r in rungs:
         name = r.label if r.measure == "hack_train" else f"{r.label} (end)"
         rows.append((name, r.main, styles[r.arm][0], TREATMENT_MARK[r.moment]))
     rows += [(f"vanilla{SUFFIX[m]} - vanilla", c, "#000000", TREATMENT_MARK[m]) for m, c in rule.vanilla.items()]
@@ -124,14 +127,15 @@ def draw_interval(ax: Axes, c: Contrast, y: float, colour: str, marker: str, hol
 
 
 def plot_ladder(rule: Rule, out: Path) -> bool:
-    """Rung against reduction of the training hack rate and change of pass, in the order of arms.py; controls grey."""
+    """Rung against reduction of the training hack rate and change of pass, in the order of arms.py."""
     rungs = [r for r in rule.rungs if r.main.n]
     if not rungs:
         return False
-    fig = Figure(figsize=(WIDTH, 0.27 * (len(rungs) + bool(rule.noise["hack_train"].n)) + 1.1), layout="constrained")
+    count = len(rungs) + bool(rule.noise["hack_train"].n)
+    fig = Figure(figsize=(WIDTH, (0.27 if count <= 20 else 0.2) * count + 1.1), layout="constrained")
     hack, passed = fig.subplots(1, 2, sharey=True, width_ratios=(1.6, 1))
     for y, r in enumerate(rungs):
-        colour = GREY if is_control(r.arm) else "#0072B2"
+        colour = GREY if is_control(r.arm) else LABEL_FREE if r.label_free else LABELLED
         unmatched = r.vanilla["pass"].n > 0 and r.vanilla["pass"].mean < -MATCHED
         draw_interval(hack, r.main, y, colour, TREATMENT_MARK[r.moment], hollow=unmatched, sign=-1)
         draw_interval(passed, r.vanilla["pass"], y, colour, TREATMENT_MARK[r.moment], hollow=unmatched)

@@ -7,6 +7,8 @@ sampling noise are averaged before anything is compared. Rates are in percent.
     hack_train   training rollouts, mean from the sixth step of the branch on (the area between two trajectories)
     hack, pass, compile, attempt    the evaluation at the end
     exposure     strict hacks that were sampled in the branch's training and paid
+    drift        mean cosine of minus the applied updates with the arm's v (cos_up); > 0 is hack-ward
+    to_half      steps to a training rate of 50%, mean of three; inf where the branch does not get there
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Branch:
     noise: int
     """Stream of its sampling noise; 0 is the parent's."""
     values: dict[str, float]
-    """hack_train, hack, pass, compile, attempt in percent; exposure as a count; nan where the run does not say."""
+    """By measure: rates in percent, drift in [-1, 1], the rest counts; nan where the run does not say."""
     strata: dict[tuple[int, str], dict[str, float]]
     """(write access, stratum) -> {n, hack, pass} of the end evaluation; rates in percent."""
 
@@ -216,7 +218,16 @@ def read_branch(run: RunRecord, length: int) -> Branch:
     values["hack_train"] = (
         float(100 * hack[FIRST_MEASURED:].mean()) if known is None or known.write_access else math.nan
     )
+    drift = column(run.steps, "cos_up")
+    values["drift"] = float(np.nanmean(drift)) if np.isfinite(drift).any() else math.nan
+    half = np.flatnonzero(trailing(hack) >= 0.5)
+    values["to_half"] = float(half[0] + 1) if len(half) else math.inf
     return Branch(run, name, moment, noise, values, read_strata(run))
+
+
+def trailing(y: np.ndarray) -> np.ndarray:
+    """Mean of each step and the two before it, of fewer at the start."""
+    return np.array([y[max(0, i - WINDOW + 1) : i + 1].mean() for i in range(len(y))])
 
 
 def read_strata(run: RunRecord) -> dict[tuple[int, str], dict[str, float]]:

@@ -7,10 +7,11 @@ import math
 from dataclasses import asdict
 
 from arms import arm_of
-from report.branch_claims import ALPHA, MIN_POINTS, finding, p_text, positive_controls
+from report.branch_claims import MIN_POINTS, finding, p_text, positive_controls
 from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
-from report.branch_statistics import clopper_pearson
-from report.branches import FAMILY, HOLDS_AT, MARGIN, MATCHED, Contrast, Rule, Rung, is_control, question
+from report.branches import FAMILY, HOLDS_AT, MATCHED, Rule, Rung, is_control, question
+from report.contrasts import MARGIN, Contrast
+from report.statistics import ALPHA, clopper_pearson
 from report.tables import markdown_table
 
 MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}
@@ -88,9 +89,11 @@ def rule_section(rule: Rule) -> str:
         parts.append(
             f"### The ladder\n\n![ladder](ladder-{rule.name}.png)\n\n*Fewer strict hacks in training than vanilla "
             "treated alike, and pass at the end, 90% and 95% intervals. Hollow: the mean pass is more than "
-            f"{MATCHED:g} pp below vanilla's, so that the reduction is not at matched pass. Grey: controls.*\n\n"
+            f"{MATCHED:g} pp below vanilla's, so that the reduction is not at matched pass. Blue: without labels; "
+            "orange: with; grey: controls.*\n\n"
             f"{ladder_table(rule)}"
         )
+        parts.append(f"### What the arms did\n\n{action_table(rule)}")
     if len(rule.moments) > 1:
         parts.append(f"### AdamW's first moment at the branch\n\n{moment_table(rule)}")
     if rule.strata:
@@ -143,6 +146,22 @@ def end_table(rule: Rule) -> str:
         body.append(["vanilla, other noise", str(d["hack"].n), "-", interval(d["hack"]), margin_cell(d["hack"]), "-",
                      *(interval(d[m]) for m in ("pass", "compile", "attempt")), "-"])  # fmt: skip
     note = "Hack and attempt with write access, pass and compile without; intervals are not corrected for their number."
+    return f"{markdown_table(header, body)}\n\n{note}"
+
+
+def action_table(rule: Rule) -> str:
+    """A rung a row: what its updates did along v, and when its training gets to 50% hacks."""
+    header = ["Arm", "drift along v, mean [95%]", "the projection acted", "training reaches 50%", "median steps to it"]
+    body = []
+    for r in rule.rungs:
+        drift = f"{r.drift.mean:+.3f} [{r.drift.low:+.3f}, {r.drift.high:+.3f}]" if r.drift.n > 1 else "-"
+        k, n, median = r.half
+        acted = {True: "yes", False: "no", None: "-"}[r.acted]
+        body.append([r.label, drift, acted, f"{k} of {n}", number(median, 0) if math.isfinite(median) else "beyond"])
+    note = (
+        "Drift: cosine of minus the applied updates with v, mean over modules and steps (cos_up; the displacement of "
+        "delta_S is their sum), above 0 hack-ward; where vanilla's is measured with the same v, the difference from it."
+    )
     return f"{markdown_table(header, body)}\n\n{note}"
 
 
@@ -281,9 +300,10 @@ def rule_figures(rule: Rule) -> dict:
     missing, n, low, high = rule.without()
     rungs = {}
     for r in rule.rungs:
-        figures = {k: v for k, v in vars(r).items() if k not in ("vanilla", "random", "levels")}
+        figures = {k: v for k, v in vars(r).items() if k not in ("vanilla", "random", "levels", "drift")}
         d = {"against_vanilla": r.vanilla, "against_random": r.random}
         d = {name: {m: contrast_figures(c) for m, c in side.items()} for name, side in d.items()}
+        d["drift"] = contrast_figures(r.drift)
         figures |= {
             "measure": r.measure,
             "label_free": r.label_free,

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from arms import FORMS, arm_of, table_order, why
+from arms import arm_of, table_order, why
 from report.branch_runs import END, MOMENTS, SUFFIX, Branches, Point, rules_fired
-from report.branch_statistics import clopper_pearson, holm, min_detectable, paired_t, sign_flip_p, tost
+from report.contrasts import Contrast, contrast, difference, random_reference
+from report.statistics import ALPHA, clopper_pearson, holm
 
-# Margin of equivalence in pp.
-MARGIN = 15.0
 # A pass rate counts as matched at most this many pp below vanilla's.
 MATCHED = 5.0
+# Mean cosine of the updates with v up to which nothing hack-ward counts as left.
+HACKWARD_LEFT = 0.01
 # Arms whose contrast with random directions is one family, a treatment of the moment at a time (docs/spec.md).
 FAMILY = ("projected", "oracle-v", "shuffled-v")
 # Share of the branch points at which a rung has to be under half of vanilla and below its controls, to hold.
@@ -28,31 +29,6 @@ HOLDS_AT = 0.8
 # Vanilla's rise after the branch in pp below which an effect is not expressed as a share of it.
 LEAST_RISE = 5.0
 MEASURES = ("hack_train", *END)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A difference over branch points, in pp; nan where n does not say."""
-
-    differences: dict[str, float]
-    """Branch point -> D, where both sides are there."""
-    mean: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    """95% interval by t."""
-    p: float = math.nan
-    p_flip: float = math.nan
-    """Exact sign flips."""
-    p_tost: float = math.nan
-    low90: float = math.nan
-    high90: float = math.nan
-    sd: float = math.nan
-    detectable: float = math.nan
-    """Mean difference that this n and sd find with power 0.8."""
-
-    @property
-    def n(self) -> int:
-        return len(self.differences)
 
 
 @dataclass
@@ -73,6 +49,12 @@ class Rung:
     """The effect on the main measure as a share of vanilla's rise since the branch."""
     below: dict[str, tuple[int, int]]
     """(branch points at which the main measure is below, of how many): half of vanilla's, random-v's, shrunk's."""
+    drift: Contrast
+    """Cosine of the arm's updates with its v: minus vanilla's where that is measured with the same v, else itself."""
+    half: tuple[int, int, float]
+    """(branch points at which training gets to 50% hacks, of how many, median steps to it, inf beyond the end)."""
+    assay: bool | None = None
+    """Whether oracle-v, which must work, lowers hacking against random directions; None where it was not run."""
     holm: float = math.nan
     """Of the contrast with vanilla, over all arms of the rule."""
     holm_family: float = math.nan
@@ -92,6 +74,15 @@ class Rung:
         """Whether the arm is a remedy without labels: no oracle, no control, and the loophole is there."""
         known = arm_of(self.arm)
         return known is not None and not known.labelled and known.write_access and not is_control(self.arm)
+
+    @property
+    def acted(self) -> bool | None:
+        """Whether the updates show that the projection acted: nothing hack-ward is left, or less than in vanilla; None
+        for arms that project nothing and where the runs do not say."""
+        known = arm_of(self.arm)
+        if known is None or known.removes == "none" or known.shrinks or self.drift.n < 2:
+            return None
+        return self.drift.high < HACKWARD_LEFT
 
     @property
     def holds(self) -> bool:
@@ -129,44 +120,6 @@ class Rule:
         return n - fired, n, *(clopper_pearson(n - fired, n) if n else (math.nan, math.nan))
 
 
-def contrast(differences: dict[str, float]) -> Contrast:
-    """All statistics of differences in pp; those that are nan are left out."""
-    differences = {name: d for name, d in differences.items() if math.isfinite(d)}
-    x = list(differences.values())
-    if not x:
-        return Contrast({})
-    mean, low, high, p = paired_t(x)
-    p_tost, low90, high90 = tost(x, MARGIN)
-    sd = float(np.std(x, ddof=1)) if len(x) > 1 else math.nan
-    return Contrast(
-        differences=differences,
-        mean=mean,
-        low=low,
-        high=high,
-        p=p,
-        p_flip=sign_flip_p(x),
-        p_tost=p_tost,
-        low90=low90,
-        high90=high90,
-        sd=sd,
-        detectable=min_detectable(sd, len(x)),
-    )
-
-
-def difference(points: list[Point], measure: str, arm: str, other: str, moment: str, noise: bool = False) -> Contrast:
-    """Arm minus other, both treated alike, within each branch point."""
-    return contrast({p.name: p.value(measure, arm, moment, noise) - p.value(measure, other, moment) for p in points})
-
-
-def random_reference(points: list[Point], arm: str, moment: str) -> str:
-    """The control of random directions of an arm: in the arm's own form where it was run, else plain."""
-    for form in FORMS:
-        control = f"random-v-{form}"
-        if arm.endswith(f"-{form}") and any(p.of(control, moment) for p in points):
-            return control
-    return "random-v"
-
-
 def decide_branches(found: Branches) -> list[Rule]:
     """A Rule for each rule that has branch points."""
     return [decide_rule(found, name) for name in found.rules()]
@@ -189,6 +142,7 @@ def decide_rule(found: Branches, name: str) -> Rule:
         for rung, p in zip(family, holm([r.random["hack_train"].p for r in family]), strict=True):
             rung.holm_family = p
 
+    set_assay(rungs)
     treated = [moment for arm, moment in kinds if arm == "vanilla" and moment != "keep"]
     return Rule(
         name=name,
@@ -217,6 +171,8 @@ def make_rung(points: list[Point], arm: str, moment: str) -> Rung:
         random={m: Contrast({}) if of_random else difference(points, m, arm, control, moment) for m in MEASURES},
         share=math.nan,
         below={},
+        drift=drift_of(points, arm, moment),
+        half=half_reached(paired, arm, moment),
     )
     rung.share = share_of_rise(points, rung)
     rung.below = {
@@ -225,6 +181,31 @@ def make_rung(points: list[Point], arm: str, moment: str) -> Rung:
         "shrunk": times_below(points, rung, "shrunk", 1),
     }
     return rung
+
+
+def set_assay(rungs: list[Rung]) -> None:
+    """Tell each rung whether oracle-v, treated alike or else with the moment kept, lowers hacking against random-v."""
+    oracles = [r for r in rungs if r.arm == "oracle-v"]
+    won = {r.moment: r.holm_family < ALPHA and r.random["hack_train"].mean < 0 for r in oracles}
+    for rung in rungs:
+        rung.assay = won.get(rung.moment, won.get("keep"))
+
+
+def drift_of(points: list[Point], arm: str, moment: str) -> Contrast:
+    """Rung.drift. random-v names the artifact whose shapes it took, so its v is another all the same."""
+    of_pairs = (known := arm_of(arm)) is not None and known.v == "pairs"
+    differences = {}
+    for p in points:
+        sha = {b.run.config.get("v_hack_sha256") for b in [*p.of(arm, moment), *p.of("vanilla", moment)]}
+        same_v = of_pairs and len(sha) == 1 and None not in sha
+        differences[p.name] = p.value("drift", arm, moment) - (p.value("drift", "vanilla", moment) if same_v else 0)
+    return contrast(differences)
+
+
+def half_reached(points: list[Point], arm: str, moment: str) -> tuple[int, int, float]:
+    """Rung.half; the median of several draws at a branch point is their mean."""
+    steps = [p.value("to_half", arm, moment) for p in points]
+    return sum(math.isfinite(s) for s in steps), len(steps), float(np.median(steps)) if steps else math.nan
 
 
 def mean_of(values: list[float]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synthetic_runs import tsv
 
-STEP_HEADER = ["step", "hack", "attempt", "pass", "lr"]
+STEP_HEADER = ["step", "hack", "attempt", "pass", "lr", "cos_up"]
 EVAL_HEADER = ["step", "hack", "attempt", "pass", "compile", "n_hack", "n_pass"]
 STRATUM_HEADER = ["step", "access", "stratum", "n", "hack", "attempt", "own", "pass", "compile"]
 SETTINGS = {"preset": "tiny", "model": "organism", "weights_sha256": "w", "problems": "organism", "n_eval": 256,
@@ -41,6 +41,7 @@ def make_branch(
     hack: float = 0.0,
     passed: float = 0.0,
     compiled: float = 0.0,
+    drift: float = -0.1,
     rule: str = "takeoff",
     step: int = 24,
     length: int = LENGTH,
@@ -49,7 +50,7 @@ def make_branch(
     sha256: str = "point",
 ) -> Path:
     """One branch whose rates are vanilla's plus `train` in training and `hack`, `passed`, `compiled` at the end, all in
-    pp."""
+    pp; `drift` is the cosine of its updates with v."""
     path = parent.parent / "branches" / f"{parent.name}_{rule}" / label
     path.mkdir(parents=True)
     name, *rest = label.split("+")
@@ -61,8 +62,8 @@ def make_branch(
     (path / "config.json").write_text(json.dumps(fields | treated | numbered | (config or {})))
 
     curve = (RISE * 4)[:length]
-    rates = [{"step": step + i, "hack": round(y + train / 100, 6), "attempt": 0.7, "pass": 0.3, "lr": 0.03}
-             for i, y in enumerate(curve)]  # fmt: skip
+    same = {"attempt": 0.7, "pass": 0.3, "lr": 0.03, "cos_up": drift}
+    rates = [{"step": step + i, "hack": round(y + train / 100, 6), **same} for i, y in enumerate(curve)]
     (path / "steps.tsv").write_text(tsv(STEP_HEADER, rates))
     end = END | {"hack": END["hack"] + hack / 100, "pass": END["pass"] + passed / 100}
     end["compile"] += compiled / 100

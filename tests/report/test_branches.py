@@ -15,7 +15,8 @@ import plot_pareto
 from lib.errors import ReportError
 from report.branch_claims import finding, positive_controls
 from report.branch_runs import of_branches, read_branches
-from report.branches import Contrast, Rule, Rung, contrast, decide_branches
+from report.branches import Rule, Rung, decide_branches
+from report.contrasts import Contrast, contrast, random_reference
 from report.runs import find_run_dirs
 
 SIX = [-9.0, -7.0, -11.0, -8.0, -10.0, -12.0]
@@ -95,6 +96,16 @@ def test_a_form_is_compared_with_random_directions_in_that_form(tmp_path):
     assert rung(tmp_path, "projected-update").random["hack_train"].mean == pytest.approx(-9, abs=1e-6)
 
 
+@pytest.mark.parametrize(("arm", "control"), [
+    ("self-k16-update", "random-k16-update"), ("self-k4-update", "random-v-update"), ("self-v", "random-v"),
+    ("projected-both-update", "random-v-update"), ("oracle-v-moment", "random-v"), ("random-v-update", "random-v"),
+])  # fmt: skip
+def test_the_random_control_has_the_arms_own_form_where_it_was_run(arm, control, tmp_path):
+    controls = ["random-v", "random-v-update", "random-k16-update"]
+    make_study(tmp_path, {name: [0.0] for name in dict.fromkeys([*controls, arm])})
+    assert random_reference(read_branches(find_run_dirs([tmp_path])).points, arm, "keep") == control
+
+
 def test_another_stream_of_noise_is_the_noise_floor_and_no_arm(tmp_path):
     make_study(tmp_path, {"projected": [-9.0, -8.0], "vanilla+noise1": [2.0, -1.0], "vanilla+noise2": [0.0, -1.0]})
     (rule,) = decide(tmp_path)
@@ -154,6 +165,13 @@ def test_an_oracle_or_a_control_is_no_rung_that_could_hold(tmp_path):
     assert not rung(tmp_path, "oracle-v").holds and not rung(tmp_path, "random-v").holds
 
 
+def test_steps_to_half_are_counted_from_the_branch_and_may_lie_beyond_it(tmp_path):
+    make_study(tmp_path, {"projected": [0.0, 0.0, -30.0], "reversed": [-30.0] * 3})
+    first = next(i for i in range(LENGTH) if np.mean(RISE[max(0, i - 2) : i + 1]) >= 0.5) + 1
+    assert rung(tmp_path, "projected").half == (2, 3, first)
+    assert rung(tmp_path, "reversed").half == (0, 3, math.inf)
+
+
 def test_exposure_counts_the_strict_hacks_that_were_paid(tmp_path):
     make_study(tmp_path, {"projected": [0.0], "penalty-oracle": [0.0]})
     assert rung(tmp_path, "projected").exposure == round(sum(np.rint(np.round(RISE, 6) * 8 * 125)))
@@ -187,12 +205,14 @@ def test_holm_is_over_the_arms_of_a_rule_and_over_the_family_of_the_specificatio
 # --- what is claimed ---
 
 
-def sentence(differences: list[float], holm: float | None = None) -> str:
+def sentence(
+    differences: list[float], holm: float | None = None, assay: bool | None = True, drift: float = -0.1
+) -> str:
     """The finding on an arm whose D are these."""
     c = contrast({f"p{i}": d for i, d in enumerate(differences)})
-    of_vanilla = {"hack_train": c, "pass": Contrast({}), "hack": Contrast({})}
-    r = Rung(arm="projected", moment="keep", exposure=9, levels={}, vanilla=of_vanilla, random={}, share=math.nan,
-             below={}, holm=c.p if holm is None else holm)  # fmt: skip
+    r = Rung(arm="projected", moment="keep", exposure=9, levels={}, vanilla={"hack_train": c, "pass": Contrast({})},
+             random={}, share=math.nan, below={}, drift=contrast({"p0": drift, "p1": drift}), half=(0, 0, math.nan),
+             assay=assay, holm=c.p if holm is None else holm)  # fmt: skip
     return finding(r)
 
 
@@ -214,12 +234,48 @@ def sentence(differences: list[float], holm: float | None = None) -> str:
      "spread would show 24 pp."),
     ([-1.0, 1, 0, 0.5], None,
      "projected is undecided: the training hack rate changes by -1.2 to +1.5 pp (95%), and 4 branch points of this "
-     "spread would show 2 pp; its 90% interval lies within 15 pp, but 4 branch points bear no claim (least 6)."),
+     "spread would show 2 pp; its 90% interval lies within 15 pp, which claims nothing, since it takes 6 branch "
+     "points."),
     ([-9.0], None, "projected: -9.0 pp in the training hack rate at the one branch point, which bears no claim."),
     ([], None, "projected: no branch point has it beside vanilla treated alike."),
 ])  # fmt: skip
 def test_each_claim(differences, holm, says):
     assert sentence(differences, holm) == says
+
+
+@pytest.mark.parametrize(("conditions", "lacks"), [
+    ({"assay": None}, "oracle-v, which must work, is not among these branches"),
+    ({"assay": False}, "oracle-v, which must work, is not shown to differ from random directions"),
+    ({"drift": 0.05}, "the updates do not show that the projection acted"),
+])  # fmt: skip
+def test_no_effect_larger_than_the_margin_takes_a_working_oracle_and_a_projection_that_acted(conditions, lacks):
+    within = [1.0, -2, 0, 3, -1, -1]
+    assert "has no effect larger than 15 pp" in sentence(within)
+    text = sentence(within, **conditions)
+    assert "undecided" in text and f"lies within 15 pp, which claims nothing, since {lacks}." in text
+
+
+def test_the_oracle_works_where_it_lowers_hacking_against_random_directions(tmp_path):
+    nothing = [0.3, -0.2, 0.1, -0.3, 0.2, -0.1]
+    for name, effect, works in (("yes", SIX, True), ("no", nothing, False)):
+        make_study(tmp_path / name, {"oracle-v": effect, "random-v": [0.0] * 6, "shuffled-v": nothing})
+        assert rung(tmp_path / name, "shuffled-v").assay is works
+    make_study(tmp_path / "without", {"shuffled-v": nothing})
+    assert rung(tmp_path / "without", "shuffled-v").assay is None
+
+
+def test_drift_is_against_vanillas_where_both_are_measured_with_the_same_v(tmp_path):
+    same, other = {"v_hack_sha256": "a"}, {"v_hack_sha256": "b"}
+    kinds = {
+        "vanilla": {"drift": 0.03, "config": same},
+        "projected": {"drift": 0.02, "config": same},
+        "projected-far": {"drift": -0.02, "config": other},
+        "random-v": {"drift": 0.02, "config": same},
+    }
+    make_study(tmp_path, {"projected": SIX, "projected-far": SIX, "random-v": SIX}, **kinds)
+    drift = {name: rung(tmp_path, name).drift.mean for name in ("projected", "projected-far", "random-v")}
+    assert drift == pytest.approx({"projected": -0.01, "projected-far": -0.02, "random-v": 0.02})
+    assert [rung(tmp_path, name).acted for name in drift] == [True, True, False]
 
 
 def test_an_effect_that_sign_flips_do_not_show_says_so():
