@@ -207,7 +207,7 @@ class Sampler:
 
             # Decode some steps without looking.
             for _ in range(min(self.check_every, max_new - 1 - steps)):
-                self._advance(batch, prompt_slots=max(map(len, prompts)), steps=steps)
+                self._advance(batch, steps)
                 steps += 1
         tokens, logprobs = (t[: len(prompts), : steps + 1] for t in (batch.tokens, batch.logprobs))
         return self._finish(tokens, logprobs, steps, middle - start, self._clock() - middle)
@@ -219,10 +219,10 @@ class Sampler:
         unit = next((u for most, u in BATCH_UNITS if alive <= most), 32)
         return -(-alive // unit) * unit
 
-    def _advance(self, batch: DecodeBatch, prompt_slots: int, steps: int) -> None:
+    def _advance(self, batch: DecodeBatch, steps: int) -> None:
         """One decode step. The first of a shape runs uncaptured, which warms it up, and is captured for the others."""
         bucket = SLOT_BUCKET if self.engine == "graph" else 1
-        slots = min(batch.slots, -(-(prompt_slots + steps + 1) // bucket) * bucket)
+        slots = min(batch.tokens.shape[1], -(-(steps + 1) // bucket) * bucket)
         key = (batch.n, 0 if self.decoder.kernels else slots)
         if key in self.graphs:
             return self.graphs[key].replay()
@@ -242,7 +242,7 @@ class Sampler:
             self._capture(key, batch, slots)
 
     def _step(self, batch: DecodeBatch, slots: int) -> None:
-        """Feed the last tokens of the rows, attend to the first `slots` slots, sample the next tokens."""
+        """Feed the last tokens of the rows, attend to `slots` of their slots, sample the next tokens."""
         self.emit(batch, batch.n, self.decoder.step(batch, batch.n, slots), batch.step + 1)
 
     def _capture(self, key: tuple[int, int], batch: DecodeBatch, slots: int) -> None:
@@ -259,28 +259,27 @@ class Sampler:
             self.engine = "eager"
 
     def _prefill(self, prompts, seeds, max_new: int) -> DecodeBatch:
-        """Run each distinct prompt once, copy its keys and values to its rows and sample every row's first token."""
+        """Run each distinct prompt once and sample every row's first token."""
         distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
         group = [distinct[tuple(p)] for p in prompts]
         width, n = max(map(len, distinct)), len(prompts)
 
         # Memory for the rows: the last call's where that is large enough.
-        if self.batch is None or not self.batch.fits(n, width + max_new, max_new):
+        need = (n, len(distinct), width, max_new)
+        if self.batch is None or any(a > b for a, b in zip(need, self.batch.size, strict=True)):
+            had = self.batch.size if self.batch else (0, 0, 0, 0)
             self.batch = None
             self.graphs.clear()
-            slots = width + max_new if self.device.type == "cpu" else -(-(width + max_new) // 64) * 64
-            self.batch = DecodeBatch(self.model, self.decoder.layers, n, slots, max_new)
+            self.batch = DecodeBatch(self.model, self.decoder.layers, *map(max, need, had))
         batch = self.batch
-        batch.begin(seeds, [len(p) for p in prompts], group, width)
+        batch.begin(seeds, [len(p) for p in prompts], group)
 
         # Prompts in slices of bounded size.
         per_slice, logits = max(1, PREFILL_TOKENS // width), []
         for first in range(0, len(distinct), per_slice):
             part = list(distinct)[first : first + per_slice]
-            pairs = [(row, i - first) for row, i in enumerate(group) if first <= i < first + len(part)]
             ids = torch.tensor([list(p) + [0] * (width - len(p)) for p in part], device=self.device)
-            rows, source = torch.tensor(pairs, device=self.device).unbind(1)
-            logits.append(self.decoder.prefill(ids, [len(p) for p in part], batch, rows, source))
+            logits.append(self.decoder.prefill(ids, [len(p) for p in part], batch, first))
         self.emit(batch, n, torch.cat(logits).index_select(0, torch.tensor(group, device=self.device)), batch.step)
         return batch
 

@@ -282,10 +282,10 @@ def test_weights_are_stacked_without_a_second_copy(model):
     s = sampler(model)
     s.sample(prompts(), range(6), 3)
     layer = model.model.layers[0]
-    assert s.decoder.layers[0].qkv.parts[0].data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
+    assert s.decoder.layers[0].qkv.weight.data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
     assert (
         layer.mlp.up_proj.weight.untyped_storage().data_ptr()
-        == s.decoder.layers[0].gate_up.parts[0].untyped_storage().data_ptr()
+        == s.decoder.layers[0].gate_up.weight.untyped_storage().data_ptr()
     )
     assert all(v.equal(before[k]) for k, v in model.state_dict().items())
 
@@ -304,7 +304,7 @@ def test_bf16_keeps_the_delta_apart(model, tmp_path):
     assert (out.logprobs - torch.stack(far)).abs().mean() > 0.3
     gate_up, mlp = s.decoder.layers[0].gate_up, model.model.layers[0].mlp
     assert gate_up.delta is not None and not gate_up.merged
-    assert [p.data_ptr() for p in gate_up.parts] == [mlp.gate_proj.weight.data_ptr()]
+    assert gate_up.weight.data_ptr() == mlp.gate_proj.weight.data_ptr()
     addresses = s._addresses
     s.sample(prompts(), range(6), 2)
     assert s._addresses == addresses, "graphs would be captured anew at every call"
