@@ -250,6 +250,24 @@ def test_coarse_compaction_as_under_graphs_changes_nothing(model):
     torch.testing.assert_close(coarse.logprobs, exact.logprobs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("max_batch", [None, 10])
+def test_rows_are_told_of_once_when_they_end_with_the_tokens_of_the_result(model, max_batch):
+    ends, told, calls = list(range(1, 25)), {}, []
+
+    def ended(rows):
+        calls.append(len(rows))
+        assert not told.keys() & dict(rows).keys()
+        told.update(rows)
+
+    out = sampler(model, eos_ids=ends, max_batch=max_batch).sample(prompts(24), range(24), 30, ended)
+    rows = [t[:n] for t, n in zip(out.tokens.tolist(), out.lengths.tolist(), strict=True)]
+    last = {
+        b for b, t in enumerate(rows) if len(t) == 30
+    }  # a row that ends with the last step may be left to the result
+    assert {b: t for b, t in enumerate(rows) if b not in last} == {b: t for b, t in told.items() if b not in last}
+    assert len(told) > 10 and sum(n > 0 for n in calls) > 3, "not as they end but all at once"
+
+
 # --- memory and adapter ---
 
 
@@ -275,6 +293,15 @@ def test_delta_is_followed_and_switched_off(adapted):
     after = s.sample(prompts(), range(6), 12)
     assert_forced(model, prompts(), after)
     assert not before.tokens.equal(base.tokens) and not after.tokens.equal(before.tokens)
+
+
+def test_prompts_without_a_row_are_forgotten_and_the_others_attend_to_their_own(model):
+    """Rows of long and short prompts that end at unlike times: each is what it is alone."""
+    ends, rows = list(range(1, 25)), prompts(10)
+    whole = sampler(model, eos_ids=ends).sample(rows, list(range(10)), 40)
+    for b in range(10):
+        alone = sampler(model, eos_ids=ends).sample([rows[b]], [b], 40)
+        assert alone.tokens[0].tolist() == whole.tokens[b, : whole.lengths[b]].tolist()
 
 
 def test_weights_are_stacked_without_a_second_copy(model):
