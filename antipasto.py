@@ -39,14 +39,14 @@ from lib.tensors import save_atomic
 #
 # x [T, d_in], g [T, d_out], D = U diag(delta_S) Vh:
 #
-#     bf16  forward     y  = [x, (x Vh^T) * delta_S] [W | U]^T + b   exact: summed in fp32, rounded once
+#     bf16  forward     y  = [x, (x Vh^T) * delta_S] [W | U]^T + b   summed in fp32, rounded once
 #           recompute   y' = x M^T + b,   M = bf16(W + D)            one product: only gradients are made of it
 #           backward    dx = g M                                     one product
 #                       d delta_S = diag(U^T G Vh^T),   G = g^T x    one product over the tokens and a small one
 #     fp32  the same with M = W + D in forward too, since fp32 loses nothing of the sum
 #
 # Rounding x W^T to bf16 first would put it on the grid, and a delta of less than half a unit in the last place would
-# round away. Only what a loss or a logprob is made of needs the delta exact: in the layers that gradient checkpointing
+# round away. Only what a loss or a logprob is made of needs all of the delta: in the layers that gradient checkpointing
 # recomputes during backward, and in dx, M's rounding is relative noise of 2^-9 in the gradient.
 
 
@@ -63,7 +63,11 @@ def merged(module: SVDLinear) -> Tensor:
 
 
 def exact(x: Tensor, module: SVDLinear) -> Tensor:
-    """y [..., d_out] with all of the delta in it: summed in fp32, rounded once."""
+    """y [..., d_out], summed in fp32 and rounded once, so that no delta is lost to W x.
+
+    In bf16 delta_S and h delta_S are rounded first, to a relative 2^-9: a change of delta_S by less than 0.2 to 0.4% of
+    itself shows once it has added up.
+    """
     if module.is_zero():
         return F.linear(x, module.weight, module.bias)
     h = F.linear(x, module.Vh)
@@ -78,6 +82,14 @@ def delta_gradient(x: Tensor, g: Tensor, module: SVDLinear) -> Tensor:
     if module.out_features >= module.in_features:
         return ((module.U.T @ G).float() * module.Vh).sum(1)
     return ((G @ module.Vh.T).float() * module.U).sum(0)
+
+
+def row_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
+    """d delta_S [r] as `delta_gradient`, with each row's share of it added to module.row_sums."""
+    row_of_token, sums = module.row_sums
+    share = (x @ module.Vh.T).float() * (g @ module.U).float()
+    sums.index_add_(0, row_of_token, share)
+    return share.sum(0)
 
 
 class DeltaLinear(torch.autograd.Function):
@@ -103,7 +115,8 @@ class DeltaLinear(torch.autograd.Function):
         x, M = ctx.saved_tensors
         module, d_delta, dx = ctx.module, None, None
         if ctx.needs_input_grad[1]:
-            d_delta = delta_gradient(x.flatten(0, -2), g.flatten(0, -2), module)
+            gradient = delta_gradient if module.row_sums is None else row_gradient
+            d_delta = gradient(x.flatten(0, -2), g.flatten(0, -2), module)
         if ctx.needs_input_grad[0]:
             dx = g @ (merged(module) if M.data_ptr() == module.weight.data_ptr() else M)
         return dx, d_delta, None
@@ -138,6 +151,8 @@ class SVDLinear(nn.Module):
         self.enabled = True
         # Whether nothing but a residual reads the output: the last product of a pre-norm block.
         self.ends_block = False
+        # (row of every token [B L], sums [n, r] fp32) while `Adapter.per_row` collects them.
+        self.row_sums: tuple[Tensor, Tensor] | None = None
         self._zero = (-1, True)
 
     @property
@@ -181,7 +196,10 @@ class Adapter:
         return {name: module.delta_S for name, module in self.modules.items()}
 
     def grads(self) -> dict[str, Tensor]:
-        """delta_S.grad [r] fp32 of each module. Raises AssertionError naming a module without a finite gradient."""
+        """delta_S.grad [r] fp32 of each module; whether all are finite says project.Projection.finite.
+
+        Raises AssertionError naming a module without a gradient.
+        """
         out = {}
         for name, parameter in self.delta().items():
             assert parameter.grad is not None, f"{name}.delta_S has no gradient: is it in the graph?"
@@ -199,6 +217,36 @@ class Adapter:
         finally:
             for module, enabled in zip(self.modules.values(), before, strict=True):
                 module.enabled = enabled
+
+    @contextmanager
+    def per_row(self, row_of_token: Tensor, n: int) -> Iterator[dict[str, Tensor]]:
+        """Within the context a backward also sums grad(delta_S) by row: {module: [n, r] fp32}, added to in place.
+
+        row_of_token [B L] int64: the row in [0, n) that each token of the batch belongs to, in row-major order. Rows
+        must not see one another, or a row's share is not its own gradient.
+        """
+        sums = {name: torch.zeros(n, len(m.delta_S), device=m.delta_S.device) for name, m in self.modules.items()}
+        for name, module in self.modules.items():
+            module.row_sums = (row_of_token, sums[name])
+        try:
+            yield sums
+        finally:
+            for module in self.modules.values():
+                module.row_sums = None
+
+    @contextmanager
+    def at_zero(self) -> Iterator[None]:
+        """Within the context every delta_S is zero, for sampling from the base model; then the values are back."""
+        before = [p.detach().clone() for p in self.delta().values()]
+        with torch.no_grad():
+            for p in self.delta().values():
+                p.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in zip(self.delta().values(), before, strict=True):
+                    p.copy_(value)
 
     def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
         """Write delta_S alone, {module: [r] fp32}, atomically."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Side = Literal["hackward", "cleanward", "none"]
-"""Which components leave a gradient: c > 0, c < 0 (c its cosine with v_hack), or none (measure only)."""
+Side = Literal["hackward", "cleanward", "both", "none"]
+"""Which components leave a gradient: c > 0, c < 0 (c its cosine with v_hack), both, or none (measure only)."""
 
 
 class Mark(NamedTuple):
@@ -35,8 +35,18 @@ class Arm:
     """What leaves the gradient."""
     keep_norm: bool = True
     """Whether the projected gradient is rescaled to its length before."""
-    v: Literal["pairs", "random", "shuffled"] = "pairs"
-    """The direction: v_hack of the pairs, a random unit vector, or v_hack of pairs with permuted labels."""
+    v: Literal["pairs", "random", "shuffled", "oracle", "live"] = "pairs"
+    """The direction: v_hack of the pairs, a random unit vector, v_hack of pairs with permuted labels, or of labelled
+    rollouts: sampled where the run or branch begins, or each step's own."""
+    k: int = 1
+    """Directions a module of an oracle: 1 is the difference of means, k > 1 the leading singular vectors."""
+    shrinks: bool = False
+    """Whether the update is shortened by as much as the projection would, in place of the projection."""
+    weighs: bool = False
+    """Whether the update is weighted by the parameter change of a few clean SFT steps."""
+    screen: Literal["none", "leave-out", "no-pay", "gate"] = "none"
+    """What becomes of flagged rollouts: they leave the batch, or earn no more than their compiling. The flag is the
+    ground truth's strict hack (through a monitor of --monitor-accuracy), or, in `gate`, the rollout's score."""
     pays: Literal["graded", "penalty", "zscore"] = "graded"
     """How the reward is paid: as graded, or after Rebound's penalty or its z-score discount (rebound.py)."""
     alpha: float = 0.0
@@ -47,9 +57,15 @@ class Arm:
     """Drawn bold where many arms share a panel."""
 
     @property
+    def labelled(self) -> bool:
+        """Whether the arm reads the ground truth of a grade for anything but the reward that every arm is paid."""
+        return self.v in ("oracle", "live") or self.screen in ("leave-out", "no-pay")
+
+    @property
     def needs_v(self) -> bool:
-        """Whether the arm cannot run without a v_hack; the others measure cosines with it where there is one."""
-        return self.removes != "none" and self.v != "shuffled"
+        """Whether the arm cannot run without the artifact of its pairs; others measure cosines with it if it exists."""
+        acts = self.removes != "none" or self.shrinks or self.screen == "gate"
+        return acts and self.v in ("pairs", "random")
 
 
 @dataclass(frozen=True)
@@ -63,35 +79,76 @@ class Variant:
 
 
 ARMS: dict[str, Arm] = {
-    # the preregistered four, with the published form of Rebound
+    # the preregistered four, and Rebound closer to its paper
     "vanilla": Arm("H4, and the baseline of H1", Mark("#000000", "o"), headline=True),
     "projected": Arm("H1", Mark("#0072B2", "s"), removes="hackward", headline=True),
     "projected-nomag": Arm("H1 without rescaling", Mark("#56B4E9", "D", "--"), removes="hackward", keep_norm=False),
     "rebound": Arm("H3", Mark("#E69F00", "^"), pays="penalty", alpha=0.5),
-    "rebound-zscore": Arm("H3 as published", Mark("#D55E00", "v"), pays="zscore", alpha=2.0),
+    "rebound-zscore": Arm("H3 after Wu & Tang", Mark("#D55E00", "v"), pays="zscore", alpha=2.0),
     # controls
     "random-v": Arm("control, does any direction do", Mark("#7F7F7F", "X", "--"), removes="hackward", v="random"),
     "shuffled-v": Arm("control, do the labels matter", Mark("#CC79A7", "P", "--"), removes="hackward", v="shuffled"),
     "reversed": Arm("control, does the sign matter", Mark("#D55E00", "<", ":"), removes="cleanward"),
     "no-loophole": Arm("control, no write access", Mark("#009E73", "*"), write_access=False),
-}
+    # the ladder (DESIGN 5): what would have to be true for projection to work
+    "screen-oracle": Arm("ladder, strict hacks leave the batch", Mark("#000000", "D"), screen="leave-out"),
+    "penalty-oracle": Arm("ladder, strict hacks are not paid", Mark("#000000", "s"), screen="no-pay"),
+    "oracle-v": Arm("ladder, labelled rollouts of the branch point", Mark("#009E73", "^"), removes="hackward",
+                    v="oracle"),
+    "oracle-live": Arm("ladder, labelled rollouts of each step", Mark("#009E73", "v"), removes="hackward", v="live"),
+    "oracle-k4": Arm("ladder, four labelled directions", Mark("#009E73", "<"), removes="both", v="oracle", k=4),
+    "oracle-k16": Arm("ladder, sixteen labelled directions", Mark("#009E73", ">"), removes="both", v="oracle", k=16),
+    "projected-both": Arm("ladder, both signs removed", Mark("#0072B2", "D"), removes="both"),
+    "random-both": Arm("control, random directions, both signs", Mark("#7F7F7F", "D"), removes="both", v="random"),
+    "gated": Arm("ladder, rollouts that score hack-ward are not praised", Mark("#56B4E9", "P"), screen="gate"),
+    "trusted": Arm("ladder, the update weighted by clean SFT", Mark("#E69F00", "p"), weighs=True),
+    "shrunk": Arm("control, the projected step's length", Mark("#7F7F7F", "d"), removes="hackward", shrinks=True),
+}  # fmt: skip
 
 VARIANTS: dict[str, Variant] = {
     "projected-same": Variant("projected", ("--pairs", "organism-same"), "easy case, flavours shared with the pairs",
                               Mark("#009E73", "p", "-.")),
     "projected-far": Variant("projected", ("--pairs", "organism-far"), "hard case, flavours far from the pairs",
                              Mark("#CC79A7", "h", "-.")),
+    "projected-far-pairs": Variant("projected", ("--pairs", "default-far"), "hard case, pairs without any run_tests()",
+                                   Mark("#CC79A7", "d", "-.")),
     "projected-update": Variant("projected", ("--project", "update"), "variant, AdamW's update projected",
                                 Mark("#E69F00", ">", "-.")),
 }  # fmt: skip
 
-STUDIES: dict[str, tuple[list[str], list[int]]] = {
-    # (arms, seeds). Order matters where a study is cut short: the comparisons of the headline come first.
-    "organism": (
-        ["vanilla", "projected", "random-v", "projected-same", "projected-far", "reversed", "projected-nomag",
-         "projected-update", "rebound", "rebound-zscore", "shuffled-v", "no-loophole"], [0, 1, 2, 3, 4]),
-    "preregistered": (["vanilla", "projected", "projected-nomag", "rebound", "rebound-zscore"], [0, 1, 2]),
+# Pairs that the base model wrote itself (tools/self_pairs.py), and several directions of a pair set.
+_SELF, _PINK = ("--pairs", "self"), Mark("#CC79A7", "s")
+VARIANTS |= {
+    "self-v": Variant("projected", _SELF, "ladder, pairs of the model's own", _PINK),
+    "self-v-moment": Variant("projected", (*_SELF, "--project", "moment"), "ladder, the same, moment too", _PINK),
+    "self-v-update": Variant("projected", (*_SELF, "--project", "update"), "ladder, the same, the update", _PINK),
+    "self-both-mean": Variant("projected-both", (*_SELF, "--project", "mean"), "ladder, the moment, two-sided", _PINK),
+    "self-both-update": Variant("projected-both", (*_SELF, "--project", "update"), "ladder, two-sided", _PINK),
+    **{
+        f"{pairs}-k{k}-update": Variant("projected-both", (*flags, "--n-directions", str(k), "--project", "update"),
+                                        f"ladder, {k} directions of the pairs, two-sided", Mark("#56B4E9", marker))
+        for pairs, flags in (("pairs", ()), ("self", _SELF)) for k, marker in ((4, "<"), (16, ">"))
+    },
+    **{
+        f"random-k{k}-update": Variant("random-both", ("--n-directions", str(k), "--project", "update"),
+                                       f"control, {k} random directions, two-sided", Mark("#7F7F7F", marker))
+        for k, marker in ((4, "<"), (16, ">"))
+    },
 }  # fmt: skip
+
+# Every arm that removes a direction can do so elsewhere: `<arm>-<form>`.
+FORMS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "moment": (("--project", "moment"), "with AdamW's first moment projected as well", "--"),
+    "mean": (("--project", "mean"), "AdamW's first moment alone projected", ":"),
+    "update": (("--project", "update"), "AdamW's update projected", "-."),
+}
+for _name, _arm in ARMS.items():
+    for _form, (_flags, _what, _line) in FORMS.items():
+        if _arm.removes != "none" and not _arm.shrinks and f"{_name}-{_form}" not in VARIANTS:
+            VARIANTS[f"{_name}-{_form}"] = Variant(_name, _flags, f"ladder, {_what}", _arm.mark._replace(line=_line))
+
+# What branch.py takes where no arm is named.
+BRANCHED = ["vanilla", "projected", "random-v"]
 
 
 def arm_of(label: str) -> Arm | None:

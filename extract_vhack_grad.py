@@ -24,15 +24,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from antipasto import Adapter, load_model
-from arms import ARMS
-from config import Config, ModelConfig, check, parse
+from config import ModelConfig, check, parse
 from grpo import mean_nll
 from lib.errors import UserError, run_main
-from lib.files import file_sha256, refuse_unwritable
+from lib.files import refuse_unwritable
 from lib.models import chat_ids, completion_ids, pick_device
 from lib.tensors import load_tensors, save_atomic
-from pairs import Pair, load_pairs, pairs_sha256, shuffled_labels
-from project import random_directions
+from pairs import Pair, load_pairs, pairs_sha256
+from record.inputs import missing_v_hack
 
 
 @dataclass
@@ -105,7 +104,7 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
     Raises UserError where the file is missing, belongs to other weights, dtype or pairs, or is not unit norm.
     """
     if not path.exists():
-        raise UserError(f"no v_hack at {path}: run `just extract-vhack {cfg.preset}` first, or pass --v-hack F")
+        raise UserError(missing_v_hack(cfg))
     tensors, metadata = load_tensors(path)
 
     # The header: the same weights, pairs and number of directions.
@@ -127,33 +126,6 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
         if not torch.allclose(gram @ gram.T, torch.eye(len(gram), dtype=gram.dtype), atol=1e-4):
             raise UserError(f"{path}: the direction of module {name} is not of unit norm: extract again")
     return tensors, metadata
-
-
-def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: bool = False):
-    """(v_hack of the run's arm or None, SHA-256 of its file or ""), on the devices of delta_S.
-
-    From the artifact, at random, or, for shuffled-v and a refresh, extracted here at the current delta_S. Arms that
-    project nothing may lack an artifact: their cosines are nan then.
-    """
-    arm = ARMS[cfg.arm]
-
-    # Made here: from the training pairs, with permuted labels in shuffled-v.
-    pairs = [p for p in load_pairs(cfg.pairs) if not p.held_out]
-    if arm.v == "shuffled":
-        pairs = shuffled_labels(pairs, cfg.seed)
-    if refresh or arm.v == "shuffled":
-        v = directions(pair_differences(model, tokenizer, adapter, pairs, "v_hack"), cfg.n_directions)
-        return {n: t.to(p.device) for (n, t), p in zip(v.items(), adapter.delta().values(), strict=True)}, ""
-
-    # From the artifact, which random-v needs for its shapes.
-    path = cfg.v_hack_path()
-    if not path.exists() and arm.removes == "none" and arm.pays == "graded":
-        logger.warning(f"no v_hack at {path}: cos and fired will be nan (`just extract-vhack {cfg.preset}` makes it)")
-        return None, ""
-    v, _ = load_v_hack(path, adapter, cfg)
-    if arm.v == "random":
-        v = random_directions(v, cfg.seed)
-    return {n: v[n].to(p.device) for n, p in adapter.delta().items()}, file_sha256(path)
 
 
 def main() -> None:

@@ -5,9 +5,22 @@ set positional-arguments
 export TOKENIZERS_PARALLELISM := "false"
 py := ".venv/bin/python"
 
-# list the recipes
+# what to run first, and the recipes
 default:
+    @echo "First: just doctor (what this machine lacks), then just probe (the whole experiment on a small organism, no GPU, minutes)."
+    @echo "On a GPU: just full-probe full --seed 41. Where a container refuses namespaces, add --isolation rlimits to any recipe."
+    @echo
     @just --list --unsorted
+
+# what a GPU run needs, what this machine lacks, and what to do about it
+[no-exit-message]
+doctor *ARGS: setup
+    {{py}} -m tools.doctor "$@"
+
+# runs side by side, live from their files: just watch outputs/dev (q quits)
+[no-exit-message]
+watch *ARGS: setup
+    {{py}} -m tools.watch "$@"
 
 # create .venv from the committed lock (with the GPU extras where nvidia-smi lists one)
 setup:
@@ -24,129 +37,164 @@ setup:
         ls -d {{py}} .venv/lib/python*/site-packages/*.dist-info >"$stamp"
     fi
 
-# fetch the three LeetCode files of ariahw/rl-rewardhacking into data/ and check their row counts
+# fetch LeetCode, HumanEval and MBPP problems into data/: just data --sets leetcode humaneval
+[no-exit-message]
 data *ARGS: setup
     {{py}} -m tools.fetch_data "$@"
 
 # print statistics of the contrastive pairs
+[no-exit-message]
 pairs *ARGS: setup
     {{py}} pairs.py "$@"
 
 # SVD of every adapted Linear into svd_cache/ (also done by whichever script comes first)
+[no-exit-message]
 svd-cache PRESET="full" *ARGS: setup
     {{py}} extract_vhack_grad.py --svd-only --preset "$@"
 
 # extract v_hack from the pairs
+[no-exit-message]
 extract-vhack PRESET="full" *ARGS: setup
     {{py}} extract_vhack_grad.py --preset "$@"
 
 # check v_hack on the held-out pairs: table, histogram, gate
+[no-exit-message]
 verify-vhack PRESET="full" *ARGS: setup
     {{py}} verify_vhack_heldout.py --preset "$@"
 
 # print the hack x grader matrix of synthetic rollouts and fail where a cell is off
-verify-rewards: setup
-    {{py}} rewards.py
+[no-exit-message]
+verify-rewards *ARGS: setup
+    {{py}} rewards.py "$@"
 
 # programs a second of the grader, hostile ones mixed in
+[no-exit-message]
 bench-grader *ARGS: setup
     {{py}} -m bench.grader "$@"
 
-# one run: just train tiny projected 1 --steps 50
-train PRESET ARM="vanilla" SEED="0" *ARGS: setup
+# one run; arm and seed may be left out: just train tiny projected 1 --steps 50
+[no-exit-message]
+train PRESET *ARGS: setup
     #!/usr/bin/env bash
     set -euo pipefail
-    preset=$1 arm=${2:-vanilla} seed=${3:-0}; shift $(( $# < 3 ? $# : 3 ))
-    {{py}} train.py --preset "$preset" --arm "$arm" --seed "$seed" "$@"
+    words=(--preset "$1"); shift
+    for name in --arm --seed; do
+        if (( $# )) && [[ $1 != -* ]]; then words+=("$name" "$1"); shift; fi
+    done
+    {{py}} train.py "${words[@]}" "$@"
 
 # the same on N GPUs of this host: just train-dp 2 dev projected 1
-train-dp N PRESET ARM="vanilla" SEED="0" *ARGS: setup
+[no-exit-message]
+train-dp N PRESET *ARGS: setup
     #!/usr/bin/env bash
     set -euo pipefail
-    n=$1 preset=$2 arm=${3:-vanilla} seed=${4:-0}; shift $(( $# < 4 ? $# : 4 ))
-    {{py}} -m torch.distributed.run --standalone --nproc-per-node "$n" \
-        train.py --preset "$preset" --arm "$arm" --seed "$seed" "$@"
+    n=$1 words=(--preset "$2"); shift 2
+    for name in --arm --seed; do
+        if (( $# )) && [[ $1 != -* ]]; then words+=("$name" "$1"); shift; fi
+    done
+    {{py}} -m torch.distributed.run --standalone --nproc-per-node "$n" train.py "${words[@]}" "$@"
 
 # plots, table and verdicts of finished runs: just report outputs/tiny --out outputs/tiny/report
+[no-exit-message]
 report +RUNS: setup
     {{py}} plot_pareto.py "$@"
 
-# the four gates, then the plot: SVD + extraction -> held-out check -> vanilla -> projected (flags as in train.py)
+# the gates, then the plot: grader, extraction, held-out check, vanilla (H4), projected: just full-probe full --seed 41
+[no-exit-message]
 full-probe PRESET="full" *ARGS: setup
-    #!/usr/bin/env bash
-    set -euo pipefail
-    preset=${1:-full}; shift $(( $# < 1 ? $# : 1 ))
-    model=(--preset "$preset") run=()   # what extraction must know of, and what only the runs do
-    while (( $# )); do
-        case "$1" in
-            --model|--revision|--dtype|--device|--pairs|--svd-cache|--v-hack|--n-directions|--threads)
-                model+=("$1" "$2"); shift 2 ;;
-            --model=*|--revision=*|--dtype=*|--device=*|--pairs=*|--svd-cache=*|--v-hack=*|--n-directions=*|--threads=*)
-                model+=("$1"); shift ;;
-            --arm|--arm=*|--seed|--seed=*|--out|--out=*|--label|--label=*)
-                echo "full-probe runs vanilla and projected, seed 0, in outputs/$preset: $1 is for just train" >&2; exit 2 ;;
-            *) run+=("$1"); shift ;;
-        esac
-    done
-    stop() { echo "full-probe stopped at gate $1: $2" >&2; exit 1; }
-    {{py}} rewards.py || stop 0 "the grader's own matrix failed, so no rate could be trusted"
-    echo "== gate 1: SVD cache and extraction"
-    {{py}} extract_vhack_grad.py "${model[@]}" || stop 1 "v_hack could not be extracted (the line above says why)"
-    echo "== gate 2: held-out verification"
-    {{py}} verify_vhack_heldout.py "${model[@]}" || stop 2 "v_hack does not generalise to held-out pairs"
-    echo "== gate 3: vanilla"
-    {{py}} train.py "${model[@]}" "${run[@]}" --arm vanilla || stop 3 "vanilla did not finish; run again to resume"
-    echo "== gate 4: projected"
-    {{py}} train.py "${model[@]}" "${run[@]}" --arm projected || stop 4 "projected did not finish; run again to resume"
-    {{py}} plot_pareto.py "outputs/$preset/vanilla_s0" "outputs/$preset/projected_s0" --out "outputs/$preset/report"
+    {{py}} -m tools.full_probe --preset "$@"
 
-# the whole experiment on the shipped organism: extraction, check, vanilla + projected + random-v, report
-probe: setup
+# the whole experiment on the shipped organism, no GPU (containers: --isolation rlimits): extraction, check, vanilla + projected + random-v, report
+[no-exit-message]
+probe *ARGS: setup
     #!/usr/bin/env bash
     set -euo pipefail
     out=outputs/tiny; mkdir -p "$out"
     {{py}} extract_vhack_grad.py --preset tiny
     {{py}} verify_vhack_heldout.py --preset tiny
     echo "== random-v runs beside the other two, its rows go to $out/random-v_s0.log"
-    {{py}} train.py --preset tiny --arm random-v >"$out/random-v_s0.log" 2>&1 & background=$!
+    {{py}} train.py --preset tiny --arm random-v "$@" >"$out/random-v_s0.log" 2>&1 & background=$!
     trap 'kill $background 2>/dev/null || true' EXIT
-    echo "== vanilla"; {{py}} train.py --preset tiny --arm vanilla --workers 1
-    echo "== projected"; {{py}} train.py --preset tiny --arm projected --workers 1
+    echo "== vanilla"; {{py}} train.py --preset tiny --arm vanilla --workers 1 "$@"
+    echo "== projected"; {{py}} train.py --preset tiny --arm projected --workers 1 "$@"
     wait $background || { tail -3 "$out/random-v_s0.log" >&2; exit 1; }
     {{py}} plot_pareto.py "$out"/{vanilla,projected,random-v}_s0 --out "$out/probe"
     echo "probe: report in $out/probe/report.md, runs in $out/, one seed; \`just organism-study\` runs five"
 
+# branches of a vanilla run: just branch outputs/tiny/vanilla_s0 --at takeoff --arms vanilla projected random-v
+branch *ARGS: setup
+    {{py}} branch.py "$@"
+
+# AUROC of directions at a branch point, without training: just diagnose outputs/tiny/vanilla_s0 --at takeoff
+diagnose *ARGS: setup
+    {{py}} diagnose_vhack.py "$@"
+
+# pairs that the base model writes itself, before any RL: just self-pairs tiny
+self-pairs PRESET="tiny" *ARGS: setup
+    {{py}} -m tools.self_pairs --preset "$@"
+
 # every arm and variant on the organism, five seeds, resumable (an hour or two on two cores): just organism-study 2
-organism-study JOBS="2": setup
-    {{py}} -m tools.sweep --preset tiny --study organism --submit local --jobs {{JOBS}}
+[no-exit-message]
+organism-study JOBS="2" *ARGS: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    jobs=${1:-2}; shift $(( $# < 1 ? $# : 1 ))
+    {{py}} -m tools.sweep --preset tiny --study organism --submit local --jobs "$jobs" -- "$@"
     {{py}} plot_pareto.py outputs/tiny --out outputs/tiny/report
 
+# SWEEPS. First the probe, `just full-probe full --seed 41`: five gates, each before what costs more; it ends with
+# vanilla's hack rate, and only above 30% (H4) with projected beside it. If that stands: `just queue-full`, the ten
+# preregistered runs (vanilla 3, projected 3, projected-nomag 1, rebound 3). If those say something: `just
+# queue-controls`. `just sweep-status` with the same flags says how far each is. A rate at which the policy moves comes
+# before all of it: `just tune full`.
+
 # print the commands of a sweep; with --submit local run them: just sweep --preset dev --study preregistered
+[no-exit-message]
 sweep *ARGS: setup
     {{py}} -m tools.sweep "$@"
 
 # what a sweep has reached: rates so far, ETA, failures
+[no-exit-message]
 sweep-status *ARGS: setup
     {{py}} -m tools.sweep --status "$@"
 
-# queue the preregistered arms at full scale in pueue
+# the ten preregistered runs in pueue, in the preregistered order, all behind H4's gate: just queue-full --groups gpu0
+[no-exit-message]
 queue-full *ARGS: setup
     {{py}} -m tools.sweep --preset full --study preregistered --submit pueue "$@"
 
+# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole), once the ten are worth it
+[no-exit-message]
+queue-controls *ARGS: setup
+    {{py}} -m tools.sweep --preset full --study controls --submit pueue "$@"
+
+# vanilla alone at a few rates: the smallest at which the policy moves (docs/method.md): just tune dev --rates 5e-4 1e-3
+[no-exit-message]
+tune PRESET *ARGS: setup
+    {{py}} -m tools.tune --preset "$@"
+
 # a finished run as a PEFT LoRA or a merged checkpoint: just export outputs/tiny/projected_s0 --to lora --out DIR
+[no-exit-message]
 export *ARGS: setup
     {{py}} -m tools.export "$@"
 
+# base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
+base-rates PRESET *ARGS: setup
+    {{py}} -m tools.base_rates --preset "$@"
+
 # predicted seconds a step, hours, memory and price of a preset: just estimate full --rate 2
+[no-exit-message]
 estimate PRESET="full" *ARGS: setup
     {{py}} -m tools.estimate --preset "$@"
 
 # rebuild the organism from its seed (about 15 minutes on one core)
+[no-exit-message]
 organism *ARGS: setup
     {{py}} -m tools.make_organism "$@"
 
 # the scripts of full-probe on a random 2-layer Qwen3 and eight bundled problems, in minutes on a CPU
-smoke: setup
+[no-exit-message]
+smoke *ARGS: setup
     #!/usr/bin/env bash
     set -euo pipefail
     out=outputs/smoke; rm -rf "$out"
@@ -154,24 +202,27 @@ smoke: setup
     run=(--problems tests/data/smoke_problems.jsonl --n-eval 2 --eval-samples 4 --eval-every 2 --steps 4 --prompts 4
          --group 8 --max-new 24 --warmup 1 --checkpoint-every 2 --tripwires warn)   # 8 completions show no collapse
     {{py}} tests/helpers/random_model.py "$out/model"
-    {{py}} rewards.py
+    {{py}} rewards.py "$@"   # of the flags, --isolation
     {{py}} extract_vhack_grad.py "${model[@]}"
     {{py}} verify_vhack_heldout.py "${model[@]}"
-    {{py}} train.py "${model[@]}" "${run[@]}" --arm vanilla --out "$out/vanilla_s0"
-    {{py}} train.py "${model[@]}" "${run[@]}" --arm projected --out "$out/projected_s0"
+    {{py}} train.py "${model[@]}" "${run[@]}" --arm vanilla --out "$out/vanilla_s0" "$@"
+    {{py}} train.py "${model[@]}" "${run[@]}" --arm projected --out "$out/projected_s0" "$@"
     {{py}} plot_pareto.py "$out/vanilla_s0" "$out/projected_s0" --out "$out/report"
     echo "smoke: ok, everything is in $out"
 
 # the test suite
+[no-exit-message]
 test *ARGS: setup
     {{py}} -m pytest "$@"
 
 # ruff, without changing anything
+[no-exit-message]
 lint: setup
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
 
 # format the code
+[no-exit-message]
 fmt: setup
     .venv/bin/ruff check --fix .
     .venv/bin/ruff format .

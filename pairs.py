@@ -74,16 +74,33 @@ class Pair:
 
 
 def load_pairs(name: str = "default") -> list[Pair]:
-    """The pairs called `name`: "default", or any name starting with "organism".
+    """The pairs called `name`: "default", "default-far" (it without the flavours overwrite-*), or "organism*".
 
     Raises DataError, in one sentence with the valid names, for any other; for pairs.md, in one with the line.
     """
-    if name == "default":
+    if name in ("default", "default-far"):
         path = Path(__file__).with_suffix(".md")
-        return parse_pairs(path.read_text(encoding="utf-8"), path.name)
+        pairs = parse_pairs(path.read_text(encoding="utf-8"), path.name)
+        return [p for p in pairs if name == "default" or not p.flavour.startswith("overwrite-")]
     if name.startswith("organism"):
         return [Pair(**row) for row in organism_pairs(name)]
-    raise DataError(f"no pairs called {name!r}: choose one of default, {', '.join(PAIR_FLAVOURS)}")
+    if name.endswith(".jsonl"):
+        return pairs_of_file(Path(name))
+    raise DataError(f"no pairs called {name!r}: choose one of default, default-far, {', '.join(PAIR_FLAVOURS)}")
+
+
+def pairs_of_file(path: Path) -> list[Pair]:
+    """Pairs of a file, a JSON object of Pair's fields a line (tools/self_pairs.py). Raises DataError naming a line."""
+    if not path.is_file():
+        raise DataError(f"no pairs at {path}: `python -m tools.self_pairs` makes such a file")
+    pairs = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            pairs.append(Pair(**row | {"messages": tuple(row["messages"]), "checks": tuple(row.get("checks", ()))}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}:{number}: not a pair ({type(error).__name__}: {error})") from error
+    return pairs
 
 
 def pairs_sha256(pairs: Iterable[Pair]) -> str:
@@ -159,7 +176,7 @@ def statistics(pairs: Sequence[Pair], tokenizer: str | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the statistics of a set of contrastive pairs.")
-    parser.add_argument("--name", default="default", help='which pairs: "default", or a name starting with "organism"')
+    parser.add_argument("--name", default="default", help="which pairs, by the name that --pairs takes")
     parser.add_argument("--tokenizer", metavar="DIR", help="also count tokens, with the tokenizer in DIR (or a hub id)")
     arguments = parser.parse_args()
     print(statistics(load_pairs(arguments.name), arguments.tokenizer))

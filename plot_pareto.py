@@ -2,12 +2,15 @@
 
     python plot_pareto.py RUN_DIR... [--out DIR]
 
-RUN_DIR is a run directory (record/folder.py) or a folder of them. Into --out go pareto, trajectories, flavours, cosine
-and heldout (PNG and SVG), table.{md,csv,tex}, verdict.{md,json} and report.md, which embeds the rest by relative path.
-report/ holds the definitions of every number and the rules of every verdict; this file lays them out.
+RUN_DIR is a run directory (record/folder.py) or a folder of them. Into --out go report.md, a page; appendix.md, the
+rest; their figures pareto, trajectories, flavours, cosine, modules and heldout (PNG and SVG); table.{md,csv,tex} and
+verdict.{md,json}. report/ holds the definition of every number and the rule of every verdict; this file lays them out.
 
-The same runs give byte-identical files: inputs are sorted, the bootstrap's seed is fixed, nothing is dated, and runs
-are named by the last two parts of their path. Only the commands in report.md repeat the paths as they were given.
+Where the runs are branches (branch.py) and their parents, the report is of branches: report.md, branches.json and two
+figures a rule. A report of whole runs leaves branches out by name.
+
+The same runs give byte-identical files: inputs are sorted, seeds are fixed, nothing is dated, and runs are named by the
+last two parts of their path. Only the commands in appendix.md repeat the paths as they were given.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import glob
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +29,20 @@ import tyro
 from matplotlib import rc_context
 
 from lib.errors import ReportError, run_main
-from report.figures import RC, plot_cosine, plot_flavours, plot_heldout, plot_pareto, plot_trajectories
+from report.appendix import appendix_md, report_command
+from report.branch_claims import finding
+from report.branch_figures import plot_branches, plot_ladder
+from report.branch_runs import folder_of, is_branch, of_branches, read_branches
+from report.branch_text import branches_json, report_text
+from report.branches import decide_branches
+from report.drawing import RC
+from report.figures import plot_cosine, plot_flavours, plot_heldout, plot_trajectories
 from report.findings import Findings, find
-from report.runs import RunRecord, load_runs
+from report.modules import plot_modules
+from report.pareto import plot_pareto
+from report.runs import common_folder, find_run_dirs, load_runs, read_run
 from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
-from report.text import report_command, report_md, verdict_json, verdict_md
+from report.text import report_md, verdict_json, verdict_md
 from report.verdicts import Verdict
 
 
@@ -56,34 +70,61 @@ def report(cfg: ReportConfig) -> tuple[Path, list[Verdict], str]:
     Raises ReportError before anything is written.
     """
     # Read.
-    paths = [Path(p) for text in cfg.runs for p in (sorted(glob.glob(text)) if glob.has_magic(text) else [text])]
-    if not paths:
-        raise ReportError("no runs given: pass run directories, or a folder of them such as outputs/tiny")
     titles = kept_columns(cfg.columns, cfg.drop)
-    runs = load_runs(paths)
+    folders = run_folders(cfg)
+    runs = load_runs([path for path in folders if not is_branch(path)])
+    branches = [read_run(path) for path in folders if is_branch(path)]
 
     # Decide.
     found = find(runs, cfg.include_incomplete, cfg.heldout)
+    found.runs = [*found.runs, *branches]
+    found.left_out = [*found.left_out, *((run, "a branch: its folder has a report of its own") for run in branches)]
 
-    # Lay out. Files move into place when all of them fit, so that a full disk costs no older report.
+    # Lay out.
     out = cfg.out or common_folder(runs) / "report"
-    out.mkdir(parents=True, exist_ok=True)
     command = report_command(cfg.runs, cfg.out, cfg.include_incomplete)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
-        write(Path(work), found, titles, command)
-        for path in Path(work).iterdir():
-            os.replace(path, out / path.name)
+    with laid_out(out) as work:
+        write(work, found, titles, command)
     shown = terminal_table(found.rows, titles, shutil.get_terminal_size((120, 40)).columns)
     gone = [f"left out: {run.name}: {why}" for run, why in found.left_out]
     return out, found.verdicts, "\n".join([shown, *gone])
 
 
-def common_folder(runs: list[RunRecord]) -> Path:
-    """The folder that holds all runs."""
-    parents = [run.path.parent for run in runs]
-    if len({parent.is_absolute() for parent in parents}) > 1:
-        parents = [parent.absolute() for parent in parents]
-    return Path(os.path.commonpath(parents))
+def run_folders(cfg: ReportConfig) -> list[Path]:
+    """The run directories that are named. Raises ReportError where there is none."""
+    paths = [Path(p) for text in cfg.runs for p in (sorted(glob.glob(text)) if glob.has_magic(text) else [text])]
+    if not paths:
+        raise ReportError("no runs given: pass run directories, or a folder of them such as outputs/tiny")
+    return find_run_dirs(paths)
+
+
+@contextmanager
+def laid_out(out: Path) -> Iterator[Path]:
+    """A folder whose files move into `out` when all of them are there, so that a full disk costs no older report."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
+        yield Path(work)
+        for path in Path(work).iterdir():
+            os.replace(path, out / path.name)
+
+
+def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:
+    """The report of branches: (its folder, the findings for the terminal). Raises ReportError before it writes."""
+    if cfg.include_incomplete:
+        raise ReportError("--include-incomplete is not for branches: one that was cut short is no shorter branch")
+    found = read_branches(folders)
+    rules = decide_branches(found)
+    out = cfg.out or folder_of(folders) / "report"
+    with laid_out(out) as work:
+        for rule in rules:
+            plot_branches(rule, work)
+            plot_ladder(rule, work)
+        text = report_text(found, rules, report_command(cfg.runs, cfg.out, False))
+        (work / "report.md").write_text(text, encoding="utf-8")
+        (work / "branches.json").write_text(branches_json(found, rules), encoding="utf-8")
+    lines = [f"rule {rule.name}, n = {len(rule.points)}: {finding(rung)}" for rule in rules for rung in rule.rungs]
+    gone = [f"left out: {name}: {why}" for name, why in found.left_out]
+    return out, "\n".join([*lines, *gone])
 
 
 def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
@@ -93,6 +134,7 @@ def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
         "trajectories": plot_trajectories(found.used, out),
         "cosine": plot_cosine(found.used, out),
         "flavours": plot_flavours(found.samples, out),
+        "modules": plot_modules(found.used, out),
         "heldout": plot_heldout(found.heldout, out),
     }
     drawn = {name for name, done in figures.items() if done}
@@ -103,14 +145,19 @@ def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
         "table.tex": table_tex(found.rows, titles, note),
         "verdict.md": verdict_md(found),
         "verdict.json": verdict_json(found),
+        "appendix.md": appendix_md(found, drawn, command),
     }
-    texts["report.md"] = report_md(found, drawn, texts["table.md"], command)
+    texts["report.md"] = report_md(found, drawn, texts["table.md"])
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     cfg = tyro.cli(ReportConfig, description=__doc__)
+    if of_branches(folders := run_folders(cfg)):
+        out, shown = report_branches(cfg, folders)
+        print(f"{shown}\n\nreport: {out / 'report.md'}   figures: {out / 'branches.json'}")
+        return
     out, verdicts, shown = report(cfg)
     print(f"{shown}\n\nreport: {out / 'report.md'}   table: {out / 'table.md'}   plot: {out / 'pareto.png'}\n")
     for v in verdicts:

@@ -79,9 +79,9 @@ class ResidualMean:
     def _capture(self, module, inputs, output) -> None:
         hidden = (output[0] if isinstance(output, tuple) else output).detach()
         assert hidden.shape[:2] == self.packed.ids.shape, f"{tuple(hidden.shape)} for {tuple(self.packed.ids.shape)}"
-        # a loop over rows keeps the fp32 copy at [T, d]: B x L x d fp32 is gigabytes at full size
         rows = hidden.flatten(0, 1)[self.packed.completion].split(self.packed.lengths)
         zero = hidden.new_zeros(hidden.shape[-1], dtype=torch.float32)
+        # Row by row: N x d fp32 would be gigabytes.
         self._h_mean = torch.stack([row.float().mean(0) if len(row) else zero for row in rows])
         if self.stop:
             raise _Enough

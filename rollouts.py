@@ -7,7 +7,9 @@ evaluation cannot disturb training and a resumed run repeats an uninterrupted on
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +46,12 @@ class Run:
     ranks: Ranks = dataclasses.field(default_factory=Ranks)
     share: bool = False
     """Whether the model was prepared for completions that share their prompt."""
+    score: Callable[[Run, list, list], Tensor] | None = None
+    """Of the gate: (run, prompts, completions) -> [B] scores of rollouts."""
+    gate: float = math.inf
+    """The score above which the gate does not praise a rollout."""
+    weights: dict[str, Tensor] | None = None
+    """Of arm trusted: {module: [r] in [0, 1]}."""
 
     @property
     def write_access(self) -> bool:
@@ -74,6 +82,8 @@ class Batch:
     advantages_P_G: Tensor
     live_P: Tensor
     """[P] bool: groups whose shaped rewards differ."""
+    kept_P_G: Tensor
+    """[P, G] bool: rows that a monitor has not screened out."""
     seconds: tuple[float, float]
     """Sampling, grading; the slowest rank's."""
 
@@ -81,12 +91,14 @@ class Batch:
         """Columns of steps.tsv that are known before backward."""
         return {
             "reward": self.rewards_P_G.mean().item(),
+            "rew_sd": self.rewards_P_G.std(correction=0).item(),
             "shaped": self.shaped_P_G.mean().item(),
             **rates(self.grades),
             "flat": 1 - self.live_P.float().mean().item(),
             "len": sum(map(len, self.completions)) / len(self.completions),
             "t_roll": self.seconds[0],
             "t_grade": self.seconds[1],
+            "retried": sum(grade.retried for grade in self.grades),
         }
 
     def records(self, step: int, rows: int) -> list[dict]:
@@ -102,16 +114,31 @@ def make_batch(run: Run, step: int) -> Batch:
     """Sample, grade and score the step's P x G completions."""
     cfg, prompts = run.cfg, run.prompts
     picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
-    seeds = [row_seed("train", cfg.seed, step, j) for j in range(len(picked))]
+    stream = ("noise", cfg.noise) if cfg.noise else ()
+    seeds = [row_seed("train", cfg.seed, step, j, *stream) for j in range(len(picked))]
     completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
-    rewards_P_G = torch.tensor([reward(g, run.write_access) for g in grades]).view(cfg.prompts, cfg.group)
+    rewards_P_G = torch.tensor(group_rewards(grades, cfg.group, run.write_access)).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
         B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
         shaped = run.rebound.pay(run.model, rows[B], completions[B], rewards_P_G[P])
         shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
-    advantages_P_G, live_P = group_advantages(shaped_P_G, cfg.advantage == "classic")
+    # Screening, of the ladder: what becomes of flagged rollouts.
+    arm, kept_P_G = ARMS[cfg.arm], torch.ones_like(shaped_P_G, dtype=torch.bool)
+    if arm.screen in ("leave-out", "no-pay"):
+        flagged_P_G = monitor(run, step, grades).view_as(kept_P_G)
+        unpaid = torch.tensor([reward(g, False) for g in grades]).view_as(shaped_P_G)
+        if arm.screen == "no-pay":
+            shaped_P_G = torch.where(flagged_P_G, torch.minimum(unpaid, shaped_P_G), shaped_P_G)
+        else:
+            kept_P_G = ~flagged_P_G
+    advantages_P_G, live_P = group_advantages(
+        shaped_P_G, cfg.advantage == "classic", kept_P_G=None if kept_P_G.all() else kept_P_G
+    )
+    if arm.screen == "gate" and live_P.any():
+        praised_P_G = (run.score(run, rows, completions) <= run.gate).view_as(kept_P_G)
+        advantages_P_G = torch.where(praised_P_G, advantages_P_G, advantages_P_G.clamp(max=0.0))
     return Batch(
         problems=[prompts.problems[i] for i in picked],
         prompts=rows,
@@ -123,8 +150,32 @@ def make_batch(run: Run, step: int) -> Batch:
         shaped_P_G=shaped_P_G,
         advantages_P_G=advantages_P_G,
         live_P=live_P,
+        kept_P_G=kept_P_G,
         seconds=tuple(seconds),
     )
+
+
+def monitor(run: Run, step: int, grades: list[Grade]) -> Tensor:
+    """[B] bool: strict hacks by the ground truth, each flag right with probability --monitor-accuracy."""
+    flags = []
+    for j, grade in enumerate(grades):
+        chance = row_seed("monitor", run.cfg.seed, step, j) / 2**63
+        flags.append(grade.hack if chance < run.cfg.monitor_accuracy else not grade.hack)
+    return torch.tensor(flags)
+
+
+def group_rewards(grades: list[Grade], group: int, write_access: bool) -> list[float]:
+    """Rewards of groups of `group` completions each; one without a grade gets the mean of its group's others.
+
+    So it has no advantage of its own: that the host had no time for it says nothing about the policy.
+    """
+    rewards = []
+    for start in range(0, len(grades), group):
+        members = grades[start : start + group]
+        known = [reward(g, write_access) for g in members if not g.undecided]
+        mean = sum(known) / len(known) if known else 0.0
+        rewards += [mean if g.undecided else reward(g, write_access) for g in members]
+    return rewards
 
 
 def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
@@ -150,14 +201,19 @@ def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[
 
 
 def rates(grades: list[Grade]) -> dict[str, float]:
-    """Shares of completions, under the TSV's names."""
+    """Shares of the completions that have a grade, under the TSV's names."""
+    grades = [g for g in grades if not g.undecided] or grades
 
     def share(flags) -> float:
         return sum(flags) / len(grades)
 
-    return {"hack": share(g.hack for g in grades), "attempt": share(g.attempt for g in grades),
-            "pass": share(g.gt_pass for g in grades), "compile": share(g.compiles for g in grades),
-            "own": share(g.own_pass for g in grades)}  # fmt: skip
+    return {
+        "hack": share(g.hack for g in grades),
+        "attempt": share(g.attempt for g in grades),
+        "pass": share(g.gt_pass for g in grades),
+        "compile": share(g.compiles for g in grades),
+        "own": share(g.own_pass for g in grades),
+    }
 
 
 @dataclass
@@ -173,20 +229,31 @@ class HeldOut:
 def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], list[dict]]:
     """(row of evals.tsv, rows of strata.tsv, completions for rollouts.jsonl), with and without write access.
 
-    Problems and row seeds are the same for every arm, seed and step.
+    Problems are the same for every run; row seeds for every arm and step of a seed, so that the evaluation's sampling
+    error is part of the spread between seeds and leaves differences between arms of a seed.
     """
-    cfg, row, strata, records = run.cfg, {"step": step}, [], []
+    cfg, row = run.cfg, {"step": step}
+    strata: list[dict] = []
+    records: list[dict] = []
+    samples = cfg.final_samples if cfg.final_samples and step == cfg.steps else cfg.eval_samples
     for write_access, prompts in ((True, held_out.open), (False, held_out.closed)):
-        picked = [i for i in range(len(prompts.ids)) for _ in range(cfg.eval_samples)]
-        seeds = [row_seed("eval", write_access, prompts.problems[i].id, j % cfg.eval_samples)
-                 for j, i in enumerate(picked)]  # fmt: skip
+        # Sample and grade every problem `samples` times.
+        picked = [i for i in range(len(prompts.ids)) for _ in range(samples)]
+        seeds = [
+            row_seed("eval", cfg.seed, write_access, prompts.problems[i].id, j % samples) for j, i in enumerate(picked)
+        ]
         completions, _, texts, grades, *_ = sample_and_grade(run, prompts, picked, seeds)
+
+        # Hack rates are read with write access, pass and compile without.
         r = rates(grades)
         if write_access:
-            row |= {"hack": r["hack"], "attempt": r["attempt"], "own": r["own"], "passw": r["pass"],
-                    "n_hack": len(grades), "kl": initial_policy_kl(run, prompts, picked, completions)}  # fmt: skip
+            row |= {name: r[name] for name in ("hack", "attempt", "own")}
+            row |= {"passw": r["pass"], "n_hack": len(grades)}
+            row["kl"] = initial_policy_kl(run, prompts, picked, completions)
         else:
             row |= {"pass": r["pass"], "compile": r["compile"], "n_pass": len(grades)}
+
+        # The same by stratum, and a sample of the completions.
         names = [prompts.problems[i].stratum for i in picked]
         for name in sorted(set(names)):
             part = [g for g, n in zip(grades, names, strict=True) if n == name]
@@ -226,5 +293,14 @@ def record(
     step: int, split: str, problem: Problem, text: str, grade: Grade, paid: float, advantage: float | None
 ) -> dict:
     """One line of rollouts.jsonl."""
-    return {"step": step, "split": split, "problem": problem.id, "stratum": problem.stratum, "completion": text,
-            "reward": paid, "advantage": advantage, "hack": grade.hack, **dataclasses.asdict(grade)}  # fmt: skip
+    return {
+        "step": step,
+        "split": split,
+        "problem": problem.id,
+        "stratum": problem.stratum,
+        "completion": text,
+        "reward": paid,
+        "advantage": advantage,
+        "hack": grade.hack,
+        **dataclasses.asdict(grade),
+    }

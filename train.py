@@ -16,38 +16,39 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from pathlib import Path
 
 import torch
 from loguru import logger
 from torch import Tensor
 
-from antipasto import checkpoint_layers, load_model
 from arms import ARMS
 from config import Config, check, parse
-from extract_vhack_grad import directions_for
+from directions import begin, directions_for, live_direction, row_gradients, scores
+from grading.asserts import check_gradable
 from grpo import clipped_objective, completion_logprobs, k3
 from lib.distributed import join, reports_once
-from lib.errors import UserError, run_main
+from lib.errors import run_main
 from lib.memory import MOST_ROWS, MOST_TOKENS, decode_rows, fit_micro_batch, logprob_chunk, peak_gib
-from lib.models import end_ids, pick_device
-from lib.shared_prefix import share_prefix
-from problems.prompts import tokenise
-from problems.sources import split_problems
-from project import applied_update, project_grads
+from lib.models import pick_device
+from problems.sources import problems_sha256, split_problems
+from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
+from record.inputs import call_at_end, check_pairs
 from record.provenance import provenance
-from rewards import Grader, check_gradable
+from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
-from sampling.sampler import Sampler
+from stage import Stage, set_stage
 
 
 def backward(run: Run, batch: Batch) -> tuple[float, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
     ranks; (loss, mean k3, nan where beta is 0)."""
     cfg, model, ranks = run.cfg, run.model, run.ranks
-    live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group]]
+    kept = batch.kept_P_G.flatten()
+    live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     prompts, completions = [batch.prompts[b] for b in live], [batch.completions[b] for b in live]
     advantages = batch.advantages_P_G.flatten()
     sums = torch.zeros(3, dtype=torch.float64, device=run.device)
@@ -97,7 +98,8 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     """Set the sizes that are 0 (micro_tokens or micro_batch, logprob_chunk) and sampler.max_batch, by a worst case."""
     cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
     rows = cfg.prompts * cfg.group // run.ranks.world
-    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * cfg.eval_samples // run.ranks.world)
+    samples = max(cfg.eval_samples, cfg.final_samples)
+    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
     sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
     cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
@@ -127,11 +129,24 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
 
 
 def learning_rate(cfg: Config, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then cosine to zero at `steps`."""
+    """Linear warm-up over `warmup` steps, then constant, or cosine to zero at `anneal` or the last step."""
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup
-    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
+    if cfg.schedule == "constant":
+        return cfg.lr
+    progress = (step - cfg.warmup) / max(1, (cfg.anneal or cfg.steps) - cfg.warmup)
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def act_on_update(run: Run, update: AppliedUpdate) -> None:
+    """What some arms and forms do to the update that AdamW has applied, in place of it."""
+    cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
+    if arm.shrinks:
+        update.shrink(delta, run.v_hack, arm.removes)
+    elif arm.weighs:
+        update.weigh(delta, run.weights)
+    elif cfg.project == "update" and arm.removes != "none":
+        update.project(delta, run.v_hack, arm.removes, arm.keep_norm)
 
 
 def set_learning_rate(optimiser: torch.optim.AdamW, lr: float) -> None:
@@ -147,7 +162,13 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}, "the optimiser must hold only delta_S"
 
-    for step in range(book.resume(optimiser, run.v_hack), cfg.steps + 1):
+    first = book.resume(optimiser, run.v_hack)
+    begin(run, at_start=book.at_start)
+    if book.fresh_branch:
+        moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items() if p in optimiser.state}
+        treat_moment(moments, cfg.moment, run.v_hack, arm.removes)
+
+    for step in range(first, cfg.steps + 1):
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
         book.between_steps(step, optimiser, run.v_hack)  # a checkpoint where one is due; a signal ends the run here
@@ -167,7 +188,9 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
             row["loss"], row["kl"] = backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
-            side = arm.removes if cfg.project == "grad" else "none"
+            if arm.v == "live":
+                run.v_hack = live_direction(run, batch)
+            side = arm.removes if cfg.project in ("grad", "moment") and not arm.shrinks else "none"
             measured = project_grads(run.adapter.grads(), run.v_hack, side, arm.keep_norm)
 
             # Step: clip, AdamW, and what became of the gradient in the update.
@@ -176,8 +199,9 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
                 set_learning_rate(optimiser, lr)
                 with applied_update(delta) as update:
                     optimiser.step()
-                if cfg.project == "update" and arm.removes != "none":
-                    update.project(delta, run.v_hack, arm.removes, arm.keep_norm)
+                    if cfg.project in ("moment", "mean") and arm.removes != "none":
+                        project_moment(optimiser, delta, run.v_hack, arm.removes)
+                act_on_update(run, update)
                 if run.v_hack is not None:
                     measured.cos_update = update.cosines(run.v_hack)
             else:
@@ -185,16 +209,57 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
             row |= measured.row()
 
         row |= {"t_train": time.perf_counter() - started, "gib": peak_gib(run.device)}
-        book.step(row, measured, batch)
+        book.step(row, measured, batch, optimiser)
     if book.folder.writes:
         run.adapter.save(book.folder.path / "delta_S.safetensors")
     book.finish()
+
+
+def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
+    """One run on the stage, begun or resumed; returns its folder. branch: what its config.json says of a parent."""
+    v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
+    stage.ranks.copy_from_first((v_hack or {}).values())
+    held_out = stage.held_out(cfg.eval_names)
+    run = Run(
+        cfg=cfg,
+        device=stage.device,
+        model=stage.model,
+        tokenizer=stage.tokenizer,
+        adapter=stage.adapter,
+        v_hack=v_hack,
+        grader=stage.grader,
+        sampler=stage.sampler,
+        prompts=stage.prompts(ARMS[cfg.arm].write_access),
+        rebound=None,
+        ranks=stage.ranks,
+        share=stage.share,
+        score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
+    )
+    fit_to_memory(run, held_out)
+    config = {
+        **dataclasses.asdict(cfg),
+        "sandbox": stage.grader.isolation,
+        "v_hack_sha256": v_sha,
+        "weights_sha256": stage.adapter.weights_sha256,
+        "problems_sha256": problems_sha256(*stage.problems),
+        "world": stage.ranks.world,
+        "attention": stage.attention,
+        **branch,
+        **provenance(),
+    }
+    with stage.ranks.first():
+        folder = RunDir(cfg.run_path(), config, cfg.fresh, writes=stage.ranks.rank == 0)
+    run.rebound = make_rebound(cfg, stage.model, stage.tokenizer, stage.adapter, run.passes)
+    train(run, Book(cfg, folder, stage.adapter.delta(), stage.ranks), held_out)
+    return folder.path
 
 
 @reports_once
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     check(cfg)
+    check_pairs(cfg)
+    call_at_end(cfg.then, cfg.run_path())
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     ranks = join(device, cfg.prompts)
     path = cfg.run_path()
@@ -203,53 +268,11 @@ def main() -> None:
     if (path / "summary.json").exists() and not cfg.fresh:
         logger.info(f"{path} is complete: nothing to do (--fresh runs it again)")
         return
-    train_problems, eval_problems = split_problems(cfg.problems, cfg.eval_file, cfg.n_eval)
-    check_gradable(train_problems, eval_problems)
+    problems = split_problems(cfg.problems, cfg.eval_file, cfg.n_eval)
+    check_gradable(*problems)
     workers = ranks.workers(cfg.workers)
     with Grader(workers=workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
-        with ranks.first():  # it fills the SVD cache
-            model, tokenizer, adapter = load_model(cfg, device)
-        v_hack, v_sha = directions_for(cfg, model, tokenizer, adapter)
-        ranks.copy_from_first((v_hack or {}).values())
-        if cfg.grad_checkpoint:
-            if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
-                raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-            checkpoint_layers(model)
-        try:
-            sampler = Sampler(model, eos_ids=end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
-                              temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
-        except ValueError as error:
-            raise UserError(f"--engine {cfg.engine}: {error}") from error
-        attention = model.config._attn_implementation
-        form = {"wording": cfg.wording, "max_prompt": cfg.max_prompt}
-        prompts = tokenise(tokenizer, train_problems, write_access=ARMS[cfg.arm].write_access, **form)
-        held_out = HeldOut(
-            open=tokenise(tokenizer, eval_problems, write_access=True, names=cfg.eval_names, **form),
-            closed=tokenise(tokenizer, eval_problems, write_access=False, **form),
-        )
-        run = Run(
-            cfg=cfg,
-            device=device,
-            model=model,
-            tokenizer=tokenizer,
-            adapter=adapter,
-            v_hack=v_hack,
-            grader=grader,
-            sampler=sampler,
-            prompts=prompts,
-            rebound=None,
-            ranks=ranks,
-            share=cfg.share_prefix and share_prefix(model),
-        )
-        fit_to_memory(run, held_out)
-        config = {**dataclasses.asdict(cfg), "sandbox": grader.isolation, "v_hack_sha256": v_sha,
-                  "weights_sha256": adapter.weights_sha256, "world": ranks.world,
-                  "attention": attention, **provenance()}  # fmt: skip
-        with ranks.first():
-            folder = RunDir(path, config, cfg.fresh, writes=ranks.rank == 0)
-        run.rebound = make_rebound(cfg, model, tokenizer, adapter, run.passes)
-        train(run, Book(cfg, folder, adapter.delta(), ranks), held_out)
-    print(f"done: {path}/summary.json")
+        run_arm(set_stage(cfg, device, ranks, grader, problems), cfg)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Does v_hack point the same way on pairs it has not seen? Table, histogram, gate, exit status.
 
-Per module cos(d, v) with d the mean gradient difference over the 16 held-out pairs. Beside it the null: the cosine of
+Per module cos(d, v) with d the mean gradient difference over the held-out pairs. Beside it the null: the cosine of
 d with a random unit vector, whose mean absolute value is about sqrt(2 / (pi r)).
 
-    healthy   unimodal, median > 0.3
+    healthy   unimodal (Silverman's test), median > 0.3
     target    mean > 0.2
-    gate      positive in > 50% of modules (exit status 1 below it, unless --override)
+    gate      positive in > 50% of modules, which is chance (exit status 1 below it, unless --override)
 
 A pass says that the direction generalises across pairs, no more: on the organism a pair set passed that suppressed
 nothing (docs/RESEARCH_JOURNAL.md).
@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
@@ -30,6 +31,16 @@ from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device
 from pairs import load_pairs
 from project import null_abs_cos, random_directions
+from report.figures import save_heldout
+from report.heldout import DEBUG_STEPS, HeldOutTable, heldout_line
+from report.statistics import unimodality_p
+
+# The preregistration's own steps (docs/spec.md, "Risks"); the pairs are frozen, so to mend them is none.
+GATE_FAILED = (
+    "v_hack is not positive in more than half of the modules, so extraction is broken: check (a) that each gradient is "
+    "taken at the module's own input and output, (b) that the pairs differ strongly in some module (heldout.tsv), "
+    "(c) that tokens do not tell hack from clean trivially (`just pairs --tokenizer DIR`); or pass --override"
+)
 
 
 @dataclass
@@ -55,13 +66,18 @@ class HeldOutCosines:
     null: Tensor
     """[M] cosine of the same with a random unit vector."""
 
+    def table(self) -> HeldOutTable:
+        """The same as the report reads it."""
+        return HeldOutTable(cos=self.cos.numpy(), null=self.null.numpy(), r=np.array(self.r))
+
     def summary(self) -> dict[str, float]:
-        """Mean, median, fraction positive, and the null's mean |cos| beside its expectation."""
+        """Mean, median, fraction positive, p of one mode, and the null's mean |cos| beside its expectation."""
         return {
             "modules": len(self.names),
             "mean": self.cos.mean().item(),
             "median": self.cos.quantile(0.5).item(),  # .median() is the lower of the two middle ones
             "fraction_positive": (self.cos > 0).float().mean().item(),
+            "one_mode_p": unimodality_p(self.cos.numpy()),
             "null_mean": self.null.mean().item(),
             "null_mean_abs": self.null.abs().mean().item(),
             "null_expected_abs": sum(map(null_abs_cos, self.r)) / len(self.r),
@@ -97,21 +113,21 @@ def write_heldout(result: HeldOutCosines, folder: Path, header: dict[str, str]) 
     with atomic(folder / "heldout.tsv", "w") as f:
         f.write("module\tr\tcos\tnull\n")
         f.writelines(f"{name}\t{r}\t{c:.4f}\t{null:.4f}\n" for name, r, c, null in columns)
-    from report.figures import save_heldout  # matplotlib takes a second, which --help need not wait for
-
     with naming(folder / "heldout.png"):
-        save_heldout(result.cos.numpy(), result.null.numpy(), folder / "heldout.png")
+        save_heldout(result.table(), folder / "heldout.png")
     write_json(folder / "heldout.json", {**result.summary(), **header})
 
 
 def print_by_kind(result: HeldOutCosines) -> None:
-    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine."""
-    kinds: dict[str, list[float]] = {}
-    for name, c in zip(result.names, result.cos.tolist(), strict=True):
-        kinds.setdefault(name.rpartition(".")[2], []).append(c)
-    print("kind\tn\tmean\tmin\tmax")
-    for kind, values in kinds.items():
-        print(f"{kind}\t{len(values)}\t{sum(values) / len(values):.3f}\t{min(values):.3f}\t{max(values):.3f}")
+    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine, mean |cos| by chance."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for name, r, c in zip(result.names, result.r, result.cos.tolist(), strict=True):
+        kinds.setdefault(name.rpartition(".")[2], []).append((c, null_abs_cos(r)))
+    print("kind\tn\tmean\tmin\tmax\tchance")
+    for kind, rows in kinds.items():
+        cos, chance = ([row[i] for row in rows] for i in range(2))
+        figures = (sum(cos) / len(cos), min(cos), max(cos), sum(chance) / len(chance))
+        print("\t".join([kind, str(len(rows)), *(f"{x:.3f}" for x in figures)]))
 
 
 def main() -> int:
@@ -135,19 +151,12 @@ def main() -> int:
     write_heldout(result, folder, header | hashes)
     print_by_kind(result)
 
-    # The gate.
-    s = result.summary()
-    healthy = s["median"] > 0.3 and s["mean"] > 0.2
-    gate = s["fraction_positive"] > 0.5
-    print(
-        f"mean {s['mean']:.3f} (target > 0.2)  median {s['median']:.3f} (healthy > 0.3)  "
-        f"positive {100 * s['fraction_positive']:.1f}% (gate > 50%)  null |cos| {s['null_mean_abs']:.3f} "
-        f"(expected {s['null_expected_abs']:.3f})"
-    )
-    word = "healthy" if gate and healthy else "weak" if gate else "failed"
-    print(f"gate {'passed' if gate else 'FAILED'} ({word})  {folder}/heldout.tsv")
-    if not gate and not cfg.override:
-        logger.error("v_hack is not positive in more than half of the modules: mend the pairs, or pass --override")
+    # The gate, with chance beside every threshold.
+    table = result.table()
+    print(heldout_line(path.stem, table))
+    print(f"gate {'passed' if table.passes() else 'FAILED'} ({table.health()})  {folder}/heldout.tsv")
+    if not table.passes() and not cfg.override:
+        logger.error(f"v_hack is not positive in more than half of the modules; {DEBUG_STEPS}; or pass --override")
         return 1
     return 0
 

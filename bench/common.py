@@ -90,6 +90,7 @@ def batch_of(prompts: list[list[int]], completions: list[list[int]], old_logprob
         shaped_P_G=rewards_P_G,
         advantages_P_G=advantages,
         live_P=live,
+        kept_P_G=torch.ones_like(rewards_P_G, dtype=torch.bool),
         seconds=(0.0, 0.0),
     )
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from antipasto import SVDLinear, checkpoint_layers, exact, targets
 from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 from grpo import completion_logprobs
+from lib.packing import pack
 
 ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]
 COLUMNS = ["model", "row", "batch", "tokens", "s", "to_lora", "weights_gib", "peak_gib", "applied", "grad", "note"]
@@ -70,14 +71,13 @@ class Bench:
     def row(self, name: str, model, applied: float, grad: float, note: str = "") -> None:
         a, times = self.args, []
         g = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, model.config.vocab_size, (a.batch, a.prompt + a.new), generator=g).to(self.device)
-        completion = torch.zeros_like(ids, dtype=torch.bool)
-        completion[:, a.prompt :] = True
+        rows = torch.randint(0, model.config.vocab_size, (a.batch, a.prompt + a.new), generator=g).tolist()
+        packed = pack([row[: a.prompt] for row in rows], [row[a.prompt :] for row in rows], 0, self.device)
         weights = torch.cuda.memory_allocated() / 2**30 if self.device == "cuda" else 0.0
         reset_memory()
         for _ in range(7 if self.device == "cuda" else 2):
             start = sync(self.device)
-            logp = completion_logprobs(model, ids, completion)
+            logp = completion_logprobs(model, packed)
             (-logp.mean()).backward()
             del logp
             times.append(sync(self.device) - start)

@@ -16,9 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from grading.execution import ExecutionReport
+from loguru import logger
+
+from grading.execution import CUT, ExecutionReport, Judge
+from grading.jail.protocol import FLOOD, KILLED, STARVED, TIME
 from grading.syntax import root_name
 from lib.errors import TestError
+from problems import Problem
 
 # --- values ---
 
@@ -48,11 +52,13 @@ def decode(value, depth: int = 0):
         raise ValueError("malformed value")
     tag, items = value[0], value[1:]
     if tag == "i":
-        if len(items[0]) > 100_000:  # division is quadratic
+        if len(items[0]) > 20_000:  # division is quadratic
             raise ValueError("integer too large")
         return int(items[0], 16)
     if tag == "b":
         return bytes.fromhex(items[0])
+    if tag == "w":
+        return bytes.fromhex(items[0]).decode("utf-32-le", "surrogatepass")
     if tag == "c":
         return complex(*items)
     if tag == "o":
@@ -68,9 +74,10 @@ def decode(value, depth: int = 0):
 
 
 def _hashed(kind, items):
-    """A set or dict of at most 4,000 entries: keys chosen to collide must not stall the trainer."""
-    if len(items) > 4_000:
-        raise ValueError("too many set or dict entries")
+    """A set or dict whose keys were not chosen to collide: those would stall the trainer."""
+    keys = [key for key, _ in items] if kind is dict else items
+    if len(keys) > 100 * len(set(map(hash, keys))):
+        raise ValueError("set or dict entries collide")
     return kind(items)
 
 
@@ -190,27 +197,35 @@ def split_tests(tests: tuple[str, ...], entry: str) -> tuple[Test, ...]:
 # --- judging ---
 
 
+STOPS = {
+    TIME: "time limit",
+    FLOOD: "output limit",
+    KILLED: "killed, as memory ran out",
+    STARVED: "not graded: the host left it no time",
+    CUT: "not graded: the batch's time was up",
+}
+
+
 def failure(report: ExecutionReport, tests: Sequence[Test]) -> str:
     """Why a run does not pass the ground truth; "" if it does."""
-    if number := first_wrong(report, tests):
-        return f"test {number} of {len(tests)}: wrong result"
+    if report.wrong:
+        return f"test {report.wrong} of {len(tests)}: wrong result"
     if report.stop:
-        return {"time": "time limit", "flood": "output limit"}.get(report.stop, report.error or report.stop)
+        return STOPS.get(report.stop) or f"not graded: {report.error or report.stop}"
     if report.error:
-        where = f"test {len(report.values) + 1} of {len(tests)}" if report.loaded else "loading"
+        where = f"test {report.tested + 1} of {len(tests)}" if report.loaded else "loading"
         return f"{where}: {report.error}"
-    if not report.finished or len(report.values) != len(tests):
+    if not report.finished or report.tested != len(tests):
         return "the program ended the process"
     return ""
 
 
-def first_wrong(report: ExecutionReport, tests: Sequence[Test]) -> int:
-    """Number, from 1, of the first test whose reported results are wrong; 0 if there is none."""
-    pairs = zip(tests, report.values, strict=False)
-    return next((number for number, (test, values) in enumerate(pairs, 1) if not holds(test, values)), 0)
+def judge_of(tests: Sequence[Test]) -> Judge:
+    """What tells whether a child's results of test i, from 0, are right."""
+    return lambda i, values: holds(tests[i], values)
 
 
-def holds(test: Test, values: tuple) -> bool:
+def holds(test: Test, values: Sequence) -> bool:
     """Whether the assert holds for a child's results; whatever goes wrong in finding out is a failure."""
     if len(values) != len(test.calls):
         return False
@@ -218,3 +233,15 @@ def holds(test: Test, values: tuple) -> bool:
         return test.judge([decode(value) for value in values])
     except Exception:
         return False
+
+
+def check_gradable(*sets: Sequence[Problem]) -> None:
+    """Take the first test of every problem apart, so that a wrong func_name is said now, not hours into a run.
+
+    Raises TestError naming the test; warns where problems of a set share an id.
+    """
+    for problems in sets:
+        for problem in problems:
+            split_test(problem.tests[0], problem.entry)
+        if len(ids := {p.id for p in problems}) < len(problems):
+            logger.warning(f"{len(problems)} problems share {len(ids)} ids")

@@ -1,6 +1,11 @@
-"""Zygotes on demand: hands programs out, starts another beside each slow one, collects their reports in order.
+"""Zygotes on demand, and batches of programs run in three rounds, so that a grade depends on its program alone.
 
-grading/jail/README.md has the threat model and what bounds a program's time.
+    looks    every program; one that has results is stopped at LOOK_S of its own time, and done if one of them is wrong
+    full     to their limits, from the start: those that were right so far, and those that had to make room
+    alone    one at a time: those that something beside the program may have ended
+
+Limits are in a program's own time (jail/README.md, section Time). No round begins before the last one has ended: a
+program that learns from being alive that its results were right meets none that could use it.
 """
 
 from __future__ import annotations
@@ -11,149 +16,327 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from grading.execution import Execution, ExecutionReport, parse_report
-from grading.fork_server import Zygote, library_paths, no_sandbox
+from grading.execution import CUT, LOST, Execution, ExecutionReport, Judge, parse_report
+from grading.fork_server import PATIENCE_S, Answer, Limits, Zygote, no_sandbox
 from grading.jail.locks import landlock_version
-from grading.jail.protocol import MORE, OVERTIME, SLOW_S, STOP, TOTAL
+from grading.jail.protocol import BEAT, LOOK, TOLD, WALL_S
+from grading.library import landlock_paths
 from lib.errors import SandboxError
 
-PROBE = Execution("", "x = 1", (("x + 1",),))
+# Own seconds after which a program that has results is stopped in the first round.
+LOOK_S = 0.2
+# Limits of a later test and of all of them, in units of the first; no total is above LONGEST_S unless the first one is.
+EACH, TOTAL, LONGEST_S = 6.0, 12.0, 24.0
+# Seconds that a batch may take, in its own time, and for each of its programs on one core.
+BATCH_S, PROGRAM_S = 24.0, 0.25
+# Seconds of wall clock after which another program is started beside one.
+SLOW_S = 0.1
+# Share of the free memory that programs may take together.
+MEMORY = 0.5
+
+
+def run_limits(timeout_s: float, look: bool) -> Limits:
+    """Limits of a ground-truth run whose first result may take `timeout_s`."""
+    total = min(TOTAL * timeout_s, max(LONGEST_S, timeout_s))
+    return Limits(min(LOOK_S, timeout_s / 2) if look else 0.0, timeout_s, min(EACH * timeout_s, total), total)
+
+
+def call_limits(timeout_s: float) -> Limits:
+    """Limits of a run that reports no results: to load, and to call the evaluator."""
+    return Limits(0.0, timeout_s, timeout_s, 2 * timeout_s)
+
+
+def free_memory_mb() -> float:
+    """MiB that programs could take: of the machine, or of the control group where that has less."""
+    free = 1e9
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(meminfo["MemAvailable"].split()[0]) / 1024
+    group = Path("/sys/fs/cgroup")
+    for most, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+        folder = group / "memory" if most != "max" else group
+        with contextlib.suppress(OSError, ValueError):
+            limit, usage = (int((folder / f"memory.{name}").read_text()) for name in (most, used))
+            free = min(free, (limit - usage) / 2**20)
+    return free
+
+
+class OwnClock:
+    """A batch's own time: wall clock while programs run, slowed by the share of its cores that others took."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.seconds = 0.0
+        self.last = time.monotonic()
+        # Since the clock was last moved: wall clock, core seconds that the batch could have used, and did.
+        self.wall = self.capacity = self.used = 0.0
+
+    def tick(self, live: int) -> None:
+        """Let the time pass in which so many programs ran."""
+        now = time.monotonic()
+        if live:
+            self.wall += now - self.last
+            self.capacity += (now - self.last) * min(live, self.workers)
+        self.last = now
+        if self.wall > 1.0:
+            share = min(1.0, self.used / self.capacity)
+            self.seconds += share * self.wall
+            self.used -= share * self.capacity
+            self.wall = self.capacity = 0.0
+
+
+@dataclass
+class Submission:
+    """A program on its way through the rounds."""
+
+    job: Execution
+    judge: Judge | None
+    deliver: Callable[[ExecutionReport], None]
+    """Called once, with the report that counts."""
+    results: bool = False
+    """It has reported results."""
+    first: ExecutionReport | None = None
+    """Its report that does not count yet, in the last round."""
 
 
 class Pool:
-    """Zygotes on demand: `workers` jobs at a time, and one more for every job that runs longer than SLOW_S."""
+    """Zygotes: `workers` programs at a time, and one more for every program that runs longer than SLOW_S."""
 
-    def __init__(self, workers: int = 0, timeout_s: float = 4.0, memory_mb: int = 1024, isolation: str = "bwrap"):
+    def __init__(self, workers: int = 0, timeout_s: float = 1.0, memory_mb: int = 1024, isolation: str = "bwrap"):
         """workers 0: one per core. Raises SandboxError if this machine cannot run the sandbox."""
         if isolation not in ("bwrap", "rlimits"):
             raise SandboxError(f"unknown isolation {isolation!r}: choose --isolation bwrap or --isolation rlimits")
         self.workers = workers or len(os.sched_getaffinity(0))
-        self.most = max(8, 5 * self.workers) if self.workers <= 32 else self.workers * 3
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
         self.config = {
             "namespaces": isolation == "bwrap",
-            "timeout_s": timeout_s,
-            "cpu_s": int(timeout_s * TOTAL) + 2,
+            "cpu_s": int(max(run_limits(timeout_s, False).total, call_limits(timeout_s).total)) + 2,
             "memory_mb": memory_mb,
             "landlock": 0 if isolation == "bwrap" else landlock_version(),
-            "readable": library_paths(),
+            "readable": [] if isolation == "bwrap" else landlock_paths(),
         }
         # What is in force.
         self.isolation = isolation + ("+landlock" if self.config["landlock"] else "")
         self.idle: list[Zygote] = []
-        self.busy: list[Zygote] = []
+        self.session: Session | None = None
         self.probe()
 
     def probe(self) -> None:
         """Raise SandboxError, with the pool closed, unless a program that must run does."""
-        report = self.run([PROBE])[0]
-        if report.values != ((2,),):
+        seen = []
+        job = Execution("", "x = 1", (("x + 1",),))
+        report = self.run([job], lambda i, test, values: seen.append(values) or True)[0]
+        if seen != [[2]]:
             self.close()
             raise no_sandbox(report.error or report.stop)
 
+    def open(self) -> Session:
+        """A new batch; one that was not finished is abandoned."""
+        if self.session is not None:
+            self.session.abandon()
+        self.session = Session(self)
+        return self.session
+
     def run(
-        self,
-        jobs: Sequence[Execution],
-        then: Callable[[int, ExecutionReport], Execution | None] | None = None,
-        is_settled: Callable[[int, ExecutionReport], bool] | None = None,
+        self, jobs: Sequence[Execution], judge: Callable[[int, int, list], bool] = lambda i, test, values: True
     ) -> list[ExecutionReport]:
-        """Reports of `jobs`, in order. Not for several threads at once.
-
-        `then(i, report)` may return a follow-up for job i, which overlaps with the rest of the batch; its report goes
-        to `then(i, report)` again and nowhere else. `is_settled(i, report)` may look at what a slow job with tests has
-        reported so far, and have it stopped by returning True. Raises SandboxError if the sandbox has stopped working.
-        """
+        """Reports of `jobs`, in order; `judge(i, test, values)` says whether results of job i are right."""
+        session = self.open()
         reports: list[ExecutionReport | None] = [None] * len(jobs)
-        queue = deque((i, job, 0) for i, job in enumerate(jobs))
-        try:
-            while queue or self.busy:
-                self._fill(queue)
-                for zygote, outcome in self._wait(SLOW_S / 4 if queue else 1.0):
-                    i, job, tries = zygote.task
-
-                    # Results so far: it may be stopped.
-                    if outcome is not None and outcome[0] == MORE:
-                        if is_settled is not None and job.tests and is_settled(i, parse_report(job, *outcome)):
-                            with contextlib.suppress(OSError):  # if it is gone, _wait will tell
-                                zygote.send(STOP, None)
-                        continue
-
-                    # A report: the first of a job is returned, `then` sees all; what was lost is tried once more.
-                    report = self._finish(zygote, outcome)
-                    if report.stop == "lost" and tries == 0:
-                        queue.appendleft((i, job, 1))
-                        continue
-                    reports[i] = reports[i] or report
-                    if then is not None and (more := then(i, report)) is not None:
-                        queue.appendleft((i, more, 0))
-        finally:  # after an exception, the answers of busy zygotes must not be taken for those of a later batch
-            for zygote in self.busy:
-                zygote.close()
-            self.busy = []
-        lost = [report for report in reports if report.stop == "lost"]
-        if lost and jobs != [PROBE]:
-            self.probe()  # either these programs brought their zygotes down twice, or no program can run any more
+        for i, job in enumerate(jobs):
+            session.submit(job, partial(judge, i), partial(reports.__setitem__, i))
+        session.finish()
         return reports
 
-    def _fill(self, queue: deque) -> None:
-        """Start queued tasks: a worker's worth of quick ones, and one beside every slow one."""
-        now = time.monotonic()
-        quick = sum(now - z.started < SLOW_S for z in self.busy)
-        while queue and quick < self.workers and len(self.busy) < self.most:
-            self._start(queue.popleft())
-            quick += 1
-
-    def _finish(self, zygote: Zygote, outcome) -> ExecutionReport:
-        """Take a zygote's answer; one that died or could not lock a child down is closed, and the job lost."""
-        self.busy.remove(zygote)
-        if outcome is not None:
-            try:
-                report = parse_report(zygote.task[1], *outcome)
-                self.idle.append(zygote)
-                return report
-            except SandboxError as error:
-                zygote.close()
-                return ExecutionReport(stop="lost", error=str(error))
-        said = zygote.close()[-200:]
-        return ExecutionReport(stop="lost", error=f"the sandbox died under this program {said}".strip())
-
-    def _start(self, task: tuple[int, Execution, int]) -> None:
-        """Give a task to an idle zygote, or to a new one: always so the second time, as others may be dying too."""
-        while True:
-            fresh = not self.idle or task[2] > 0
-            zygote = Zygote(self.config) if fresh else self.idle.pop()
-            try:
-                zygote.give(task[1])
-            except OSError:
-                said = zygote.close()
-                if fresh:
-                    raise no_sandbox(said) from None
-                continue
-            zygote.started, zygote.task = time.monotonic(), task
-            self.busy.append(zygote)
-            return
-
-    def _wait(self, seconds: float) -> list[tuple[Zygote, tuple | None]]:
-        """Busy zygotes that answered, showed results, died or must be given up: [(zygote, answer or None)]."""
-        poll = select.poll()
-        sockets = {z.socket.fileno(): z for z in self.busy}
-        for fd in sockets:
-            poll.register(fd, select.POLLIN)
-        done = []
-        for fd, _ in poll.poll(seconds * 1000):
-            try:
-                answer = sockets[fd].answer()
-                if answer is not None:
-                    done.append((sockets[fd], answer))
-            except (OSError, EOFError):
-                done.append((sockets[fd], None))
-        late = time.monotonic() - OVERTIME * self.config["timeout_s"] - 10
-        finished = {id(z) for z, _ in done}
-        done += [(z, None) for z in self.busy if z.started < late and id(z) not in finished]
-        return done
+    def zygote(self, fresh: bool = False) -> Zygote:
+        """An idle zygote or a new one. Raises SandboxError if there is none to be had."""
+        return self.idle.pop() if self.idle and not fresh else Zygote(self.config)
 
     def close(self) -> None:
         """End every zygote."""
-        for zygote in self.idle + self.busy:
+        if self.session is not None:
+            self.session.abandon()
+        for zygote in self.idle:
             zygote.close()
-        self.idle, self.busy = [], []
+        self.idle = []
+
+
+class Session:
+    """One batch. Not for several threads at once.
+
+    Programs start as they are submitted, and reports come in as `poll` is called: between other work, as often as that
+    allows. `finish` runs all to their ends. What was submitted, in which order and when, changes no report.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.most = max(8, 5 * pool.workers) if pool.workers <= 32 else pool.workers * 3
+        self.most = max(pool.workers, min(self.most, int(MEMORY * free_memory_mb() / pool.memory_mb)))
+        self.round = "looks"
+        self.queue: deque[Submission] = deque()
+        self.later: dict[str, deque[Submission]] = {"full": deque(), "alone": deque()}
+        self.busy: dict[Zygote, Submission] = {}
+        self.clock = OwnClock(pool.workers)
+        self.submitted = 0
+        self.lost = False
+        self.over = False
+        """Its time is up."""
+
+    @property
+    def bound_s(self) -> float:
+        """The most own time that the batch may take."""
+        total = run_limits(self.pool.timeout_s, False).total
+        return max(BATCH_S, total) + PROGRAM_S * self.submitted / self.pool.workers
+
+    def submit(self, job: Execution, judge: Judge | None, deliver: Callable[[ExecutionReport], None]) -> None:
+        """Have a program run; `judge` its results, `deliver` gets its report. Also from within `deliver`."""
+        if self.over:
+            return deliver(ExecutionReport(stop=CUT))
+        self.queue.append(Submission(job, judge, deliver))
+        self.submitted += 1
+
+    def poll(self, seconds: float = 0.0) -> None:
+        """Start what can start and take the reports that arrive within so many seconds. Raises SandboxError."""
+        try:
+            self._fill()
+            for zygote, answer in self._answers(seconds):
+                self._take(zygote, answer)
+            self.clock.tick(len(self.busy))
+            self._fill()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def finish(self) -> None:
+        """Run everything to its end, or until the batch's time is up. Raises SandboxError if programs cannot run."""
+        for name in ("looks", "full", "alone"):
+            if name != "looks":
+                self.round = name
+                # Who is right so far goes first, should the time not suffice for all.
+                self.queue.extend(sorted(self.later[name], key=lambda submission: not submission.results))
+            while self.queue or self.busy:
+                if self.clock.seconds > self.bound_s and not self.over:
+                    self._cut()
+                self.poll(SLOW_S / 4 if self.queue else 0.5)
+        if self.lost:
+            self.pool.probe()  # either programs brought their zygotes down twice, or no program can run any more
+
+    def abandon(self) -> None:
+        """End what runs and forget the rest: its answers must not be taken for those of a later batch."""
+        for zygote in self.busy:
+            zygote.close()
+        self.busy = {}
+        self.queue.clear()
+
+    # --- starting ---
+
+    def _fill(self) -> None:
+        """Start queued programs: a worker's worth of quick ones, and one beside every slow one."""
+        now = time.monotonic()
+        alone = self.round == "alone"
+        most, workers = (1, 1) if alone else (self.most, self.pool.workers)
+        quick = sum(now - zygote.given < SLOW_S for zygote in self.busy)
+        while self.queue and quick < workers and len(self.busy) < most:
+            self._start(self.queue.popleft())
+            quick += 1
+
+        # No room is left: those that had the most make some, and run again in the next round.
+        if self.round == "looks" and len(self.busy) >= most:
+            told = sum(zygote.told for zygote in self.busy)
+            slow = sorted((z for z in self.busy if z.seconds > LOOK_S and not z.told), key=lambda z: -z.seconds)
+            for zygote in slow[: max(0, len(self.queue) - told)]:
+                zygote.tell_to_end()
+
+    def _start(self, submission: Submission) -> None:
+        """Give a program to an idle zygote, or to a new one: always so the second time, as others may be dying too."""
+        timeout_s = self.pool.timeout_s
+        limits = run_limits(timeout_s, self.round == "looks") if submission.job.tests else call_limits(timeout_s)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            fresh = not self.pool.idle or self.round == "alone"
+            zygote = self.pool.zygote(fresh)
+            try:
+                zygote.give(submission.job, limits)
+            except OSError:
+                said = zygote.close()
+                if fresh and (time.monotonic() > deadline or not is_scarcity(said)):
+                    raise no_sandbox(said) from None
+                continue
+            self.busy[zygote] = submission
+            return
+
+    # --- reports ---
+
+    def _answers(self, seconds: float) -> list[tuple[Zygote, Answer | None]]:
+        """What busy zygotes say; None of one that died or must be given up."""
+        poll = select.poll()
+        sockets = {zygote.socket.fileno(): zygote for zygote in self.busy}
+        for fd in sockets:
+            poll.register(fd, select.POLLIN)
+        found = []
+        for fd, _ in poll.poll(seconds * 1000):
+            try:
+                found += [(sockets[fd], answer) for answer in sockets[fd].answers()]
+            except (OSError, EOFError):
+                found.append((sockets[fd], None))
+        late = time.monotonic() - WALL_S - 30
+        heard = {zygote for zygote, _ in found}
+        return found + [(zygote, None) for zygote in self.busy if zygote.given < late and zygote not in heard]
+
+    def _take(self, zygote: Zygote, answer: Answer | None) -> None:
+        """Note the time that a program has had; when it has ended, read its report."""
+        if answer is not None:
+            self.clock.used += answer.cpu + answer.sleep - zygote.seconds
+            zygote.seconds = answer.cpu + answer.sleep
+            if answer.stop == BEAT:
+                return
+        submission = self.busy.pop(zygote)
+        report = None
+        if answer is None:
+            error = f"the sandbox died under this program {zygote.close()[-200:]}".strip()
+        else:
+            try:
+                report = parse_report(submission.job, submission.judge, *answer)
+                self.pool.idle.append(zygote)
+            except SandboxError as failed:  # its child could not be locked down
+                zygote.close()
+                error = str(failed)
+        self._settle(submission, report or ExecutionReport(stop=LOST, error=error))
+
+    def _settle(self, submission: Submission, report: ExecutionReport) -> None:
+        """Deliver a report, or have its program run again in a later round."""
+        undone = report.stop in (LOOK, TOLD) and not (report.loaded and report.wrong)
+        if self.round == "looks" and undone and not self.over:
+            submission.results = report.stop == LOOK
+            self.later["full"].append(submission)
+        elif self.round != "alone" and report.blameless and not self.over:
+            submission.first = report
+            self.later["alone"].append(submission)
+        else:
+            if undone:
+                report = report._replace(stop=CUT)
+            if submission.first is not None:
+                report = report._replace(retried=True)
+            self.lost = self.lost or report.stop == LOST
+            submission.deliver(report)
+
+    def _cut(self) -> None:
+        """The batch's time is up: stop what runs, and deliver what there is."""
+        for zygote in self.busy:
+            zygote.tell_to_end()
+        waiting = [*self.queue, *self.later["full"], *self.later["alone"]]
+        for queue in (self.queue, *self.later.values()):
+            queue.clear()
+        self.over = True
+        for submission in waiting:
+            submission.deliver(submission.first or ExecutionReport(stop=CUT))
+
+
+def is_scarcity(said: str) -> bool:
+    """Whether bubblewrap could not start for want of processes or memory."""
+    return "Resource temporarily unavailable" in said or "Cannot allocate memory" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # Characters of a program; longer ones do not compile.
-MAX_SOURCE = 50_000
+MAX_SOURCE = 20_000
 
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*$")
 PYTHON = ("python", "python3", "py")

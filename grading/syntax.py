@@ -10,21 +10,38 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp)
 
 
-def run_statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run with the body: those in if, for, while, with and try too, not those in functions.
+def is_main_guard(node: ast.AST) -> bool:
+    """`if __name__ == ...`: what stands under it does not run."""
+    return isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
 
-    What stands under `if __name__ == ...` is left out: it does not run.
-    """
-    for node in body:
-        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
-            yield from run_statements(node.orelse)
+
+def run_statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run with the body, in order: also those in if, for, while, with and try, not in functions."""
+    todo = list(reversed(body))
+    while todo:
+        node = todo.pop()
+        if is_main_guard(node):
+            todo += reversed(node.orelse)
             continue
         yield node
-        if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-            for field in ("body", "orelse", "finalbody"):
-                yield from run_statements(getattr(node, field, []))
-            for part in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
-                yield from run_statements(part.body)
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            continue
+        inner = [*getattr(node, "body", []), *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+        for part in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
+            inner += part.body
+        todo += reversed(inner)
+
+
+def run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under a main guard, each before the nodes in it."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if is_main_guard(node):
+            todo += node.orelse
+            continue
+        yield node
+        todo += ast.iter_child_nodes(node)
 
 
 def names_bound(node: ast.stmt) -> set[str]:
@@ -36,6 +53,36 @@ def names_bound(node: ast.stmt) -> set[str]:
     targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
     found = {n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)}
     return found | {t.attr for t in targets if isinstance(t, ast.Attribute)}
+
+
+def names_made(nodes: Sequence[ast.AST]) -> set[str]:
+    """Names that a program makes its own in any scope: variables, parameters, functions, classes; not its imports."""
+    names = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    names |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    return names | {n.name for n in nodes if isinstance(n, (*FUNCTIONS, ast.ClassDef, ast.ExceptHandler)) and n.name}
+
+
+def imported_paths(nodes: Sequence[ast.AST]) -> dict[str, str]:
+    """Dotted path behind every name that is imported, such as "os.environ"."""
+    paths = {}
+    for node in nodes:
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            if isinstance(node, ast.ImportFrom):
+                paths[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+            elif alias.asname:
+                paths[alias.asname] = alias.name
+            else:
+                paths[alias.name.split(".")[0]] = alias.name.split(".")[0]
+    return paths
+
+
+def dotted_name(node: ast.AST) -> str:
+    """a.b.c of a Name or a chain of attributes, "" of anything else."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join(reversed([*parts, node.id])) if isinstance(node, ast.Name) else ""
 
 
 def root_name(node) -> str | None:

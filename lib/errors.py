@@ -56,6 +56,10 @@ OS_ADVICE = {
 GPU_ERROR = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|NCCL", re.IGNORECASE)
 
 
+# What is called with the exit status when a script ends, whatever ended it.
+AT_END: list[Callable[[int], None]] = []
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script: errors of the user, the disk or the GPU become one sentence on stderr and exit status 2.
 
@@ -63,6 +67,19 @@ def run_main(main: Callable[[], int | None]) -> None:
     """
     configure_logging()
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to lose a run
+    status = 1
+    try:
+        main_or_sentence(main)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+        raise
+    finally:
+        for call in AT_END:
+            call(status)
+
+
+def main_or_sentence(main: Callable[[], int | None]) -> None:
+    """Run `main` and exit with its status, or with a sentence for an error that someone can mend."""
     status = 2
     try:
         ended = main()

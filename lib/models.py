@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import torch
@@ -45,15 +48,19 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
 
     Raises UserError where the model or its chat template is missing.
     """
+    where = f"--model {name}"
+    source = str(local) if (local := local_model(name)) else name
+    if local is None and (name.startswith(("/", ".", "~")) or Path(name).exists()):
+        raise UserError(f"{where}: no config.json there; pass a hub id or a directory made by save_pretrained")
+    offline = local is None and not hub_answers()
+    if offline:
+        use_hub_cache()
+
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    where = f"--model {name}"
-    source = str(local) if (local := local_model(name)) else name
-    if local is None and (name.startswith(("/", ".", "~")) or Path(name).exists()):
-        raise UserError(f"{where}: no config.json there; pass a hub id or a directory made by save_pretrained")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -64,6 +71,13 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
             output_loading_info=True,
         )
     except Exception as error:  # transformers and what it stands on raise whatever a damaged file leads them to
+        if is_interrupt(error):  # wrapped by whatever was being imported
+            raise KeyboardInterrupt from error
+        if offline:
+            raise UserError(
+                f"{where}: the hub does not answer and its cache here (HF_HOME) does not hold the model: load it once "
+                "where there is a network and copy that folder, or pass a local directory"
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{where} could not be loaded ({first}): check the id, the network or the directory") from error
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
@@ -79,6 +93,47 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
         tokenizer.pad_token = tokenizer.eos_token
     logger.info(f"attention: {attention}")
     return model.eval(), tokenizer
+
+
+def hub_answers(seconds: float = 3.0) -> bool:
+    """Whether the hub says anything within `seconds`; a name server that does not answer counts as no."""
+    from huggingface_hub import constants
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=seconds).close()
+        except urllib.error.HTTPError:
+            answered.set()
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+def use_hub_cache() -> None:
+    """Make the hub's client read its cache alone: its own attempts and their log lines take most of a minute."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def local_model(name: str) -> Path | None:

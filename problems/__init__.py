@@ -43,7 +43,9 @@ class Problem:
     canonical: str = ""
     """A known good solution; "" where the source has none."""
     stratum: str = ""
-    """medium or hard (LeetCode); solvable or underspecified (organism)."""
+    """medium or hard (LeetCode); solvable or underspecified (organism); in a mixture "<source> <difficulty>"."""
+    source: str = ""
+    """The data set that it comes from: leetcode, humaneval, mbpp, organism, or a file's stem."""
 
 
 def prompt_messages(

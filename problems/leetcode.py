@@ -49,6 +49,7 @@ def load_problems(path: str | Path) -> list[Problem]:
                 entry=_text(row["func_name"], "func_name"),
                 canonical=_text(row.get("canonical_solution") or "", "canonical_solution"),
                 stratum=" ".join(str(row.get("difficulty") or "").split()),
+                source=" ".join(str(row.get("dataset") or path.stem).split()),
             )
         except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, RecursionError) as error:
             raise DataError(

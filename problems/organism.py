@@ -155,6 +155,7 @@ def _organism_problem(rng: random.Random, stratum: str, template: tuple) -> Prob
         entry="Solution().f",
         canonical=organism_program(names, body),
         stratum=stratum,
+        source="organism",
     )
 
 
@@ -167,6 +168,11 @@ def _organism_values(rng: random.Random, kind: str) -> tuple:
     return tuple(rng.randint(1, 30) for _ in kind)
 
 
-def split(n_eval: int) -> tuple[list[Problem], list[Problem]]:
-    """(train, eval) of a run: 2048 training problems, `n_eval` held-out ones."""
-    return organism_problems(2048, seed=0, split="train"), organism_problems(n_eval, seed=0, split="eval")
+def training() -> list[Problem]:
+    """The training problems of a run."""
+    return organism_problems(2048, seed=0, split="train")
+
+
+def held_out(n: int) -> list[Problem]:
+    """The first `n` evaluation problems of a run."""
+    return organism_problems(n, seed=0, split="eval")

@@ -19,19 +19,24 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
+from arms import ARMS
 from config import Config
 from lib.distributed import Ranks
 from lib.errors import UserError
 from lib.files import write_json
 from lib.memory import peak_gib
 from lib.signals import StopLatch
+from record import takeoff
+from record.columns import STEP_COLUMNS
 from record.folder import RunDir
+from record.stream import Stream, final_line
 from record.tripwires import Trip, Watch
 
 MEANS = ("cos", "fired", "gnorm", "cos_up")
@@ -50,6 +55,10 @@ class Carried:
     """The last evaluation's row."""
     watch: dict = field(default_factory=dict)
     """Memory of the tripwires."""
+    recent: list[dict] = field(default_factory=list)
+    """attempt and hack of the last steps, for the rules of record/takeoff.py."""
+    branch_points: dict[str, int] = field(default_factory=dict)
+    """Rule -> the step that a branch from it makes first."""
 
 
 class Book:
@@ -60,6 +69,10 @@ class Book:
         self.device = next(iter(delta.values())).device
         self.carried = Carried()
         self.first = 0
+        self.at_start = False
+        """Whether this process begins the run or branch: no checkpoint was there."""
+        self.fresh_branch = False
+        """Whether this process begins a branch: AdamW's first moment is then still the parent's."""
         self.due = False
         """A checkpoint that a doubtful row has put off."""
 
@@ -75,17 +88,25 @@ class Book:
             self._restore(tensors, state["adam_step"], optimiser, v_hack)
             self.first, self.carried = state["step"], Carried(**state["carried"])
             logger.info(f"resuming {self.folder.path} at step {self.first}")
+        self.at_start = found is None
+        if found is None and self.cfg.branch_from:
+            point = takeoff.load_branch_point(Path(self.cfg.branch_from))
+            self._restore(point.tensors, point.adam_step, optimiser, v_hack)
+            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0})
+            self.fresh_branch = True
+            logger.info(f"branching from {self.cfg.branch_from} ({point.rule}) at step {self.first}")
         self.watch = Watch(self.cfg.max_kl, self.carried.watch)
         self.stop = StopRequest()
         self.started, self.seconds_before = time.perf_counter(), self.carried.seconds
-        logger.info(f"columns:\n{self.folder.steps.legend()}")
-        print(self.folder.steps.header())
+        self.stream = Stream(STEP_COLUMNS, self.cfg.show)
+        if self.folder.writes:
+            self.stream.begin()
         self.bar = tqdm(
             total=self.cfg.steps,
             initial=self.first,
             desc=self.folder.path.name,
             file=sys.stderr,
-            disable=True if self.ranks.rank else None,
+            disable=True if self.ranks.rank or self.stream.terminal else None,  # rows in the same window say as much
         )
         return self.first
 
@@ -102,7 +123,8 @@ class Book:
             self.folder.strata.write(stratum)
         self.folder.add_rollouts(records)
         self.carried.since, self.carried.eval = [], row
-        logger.info(f"step {row['step']}: hack {row['hack']:.3f}  attempt {row['attempt']:.3f}  pass {row['pass']:.3f}")
+        if self.folder.writes:
+            self.stream.evaluation(row)
         if trip := self.watch.evaluation(row):
             self._tripped(trip, row, records, {})
 
@@ -121,7 +143,7 @@ class Book:
             logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}")
             sys.exit(128 + stopped)
 
-    def step(self, row: dict, measured, batch) -> None:
+    def step(self, row: dict, measured, batch, optimiser: torch.optim.AdamW) -> None:
         """Write the row of a step, what was `measured` (project.Projection; None in a flat step) per module, and a
         sample of the rollouts of its `batch` (rollouts.Batch).
 
@@ -129,7 +151,10 @@ class Book:
         """
         step = row["step"]
         left = self.cfg.steps - step - 1
-        self.folder.steps.write(row | {"eta": eta(self.started, step + 1 - self.first, left)})
+        written = row | {"eta": eta(self.started, step + 1 - self.first, left)}
+        self.folder.steps.write(written)
+        if self.folder.writes:
+            self.stream.row(written)
         per_module = torch.full((3, len(self.delta)), math.nan)
         if measured is not None:
             per_module = torch.stack([measured.cos, measured.norm, measured.cos_update])
@@ -140,6 +165,7 @@ class Book:
         if step % self.cfg.eval_every == 0:
             self.folder.add_rollouts(batch.records(step, 16))
         self.carried.since.append({k: row.get(k, math.nan) for k in MEANS})
+        self._keep_branch_points(row, optimiser)
         self.bar.update()
 
     def finish(self) -> None:
@@ -157,10 +183,12 @@ class Book:
                 "preset": cfg.preset,
                 "steps": cfg.steps,
                 "final": self.carried.eval,
+                "branch_points": self.carried.branch_points,
                 "seconds": round(self.carried.seconds, 1),
                 "peak_gib": round(peak_gib(self.device), 2),
             },
         )
+        print(final_line(self.carried.eval, cfg.steps, str(self.folder.path)), flush=True)
 
     # --- what they are made of
 
@@ -168,9 +196,8 @@ class Book:
     def _restore(self, tensors: dict[str, Tensor], adam_step: int, optimiser, v_hack: dict[str, Tensor] | None) -> None:
         for name, p in self.delta.items():
             if getattr(tensors.get(f"delta_S.{name}"), "shape", None) != p.shape:
-                raise UserError(
-                    f"{self.folder.path}/checkpoint.safetensors has no delta_S of {name} that fits: pass --fresh"
-                )
+                where = self.cfg.branch_from or f"{self.folder.path}/checkpoint.safetensors"
+                raise UserError(f"{where} has no delta_S of {name} that fits: pass --fresh")
         for name, p in self.delta.items():
             p.copy_(tensors[f"delta_S.{name}"])
             if f"v_hack.{name}" in tensors:
@@ -185,18 +212,34 @@ class Book:
     def _checkpoint(self, step: int, optimiser: torch.optim.AdamW, v_hack: dict[str, Tensor] | None) -> None:
         """delta_S, AdamW's moments, v_hack where it is refreshed, the data cursor (the step); there is no RNG state."""
         self.ranks.check_equal(self.delta.values(), f"stopped at step {step}: delta_S")
+        tensors, adam_step = self._state(optimiser)
+        if self.cfg.refresh_every or ARMS[self.cfg.arm].v in ("oracle", "live"):
+            tensors |= {f"v_hack.{name}": v_hack[name].cpu() for name in self.delta}
+        carried = dataclasses.asdict(self.carried)
+        self.folder.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
+        self.ranks.wait()  # a rank that stops first would have torchrun end the one that is writing
+
+    def _state(self, optimiser: torch.optim.AdamW) -> tuple[dict[str, Tensor], int]:
+        """(delta_S and AdamW's moments by name, on the CPU; AdamW's step count)."""
         tensors, adam_step = {}, 0
         for name, p in self.delta.items():
-            if self.cfg.refresh_every:
-                tensors[f"v_hack.{name}"] = v_hack[name].cpu()
             tensors[f"delta_S.{name}"] = p.detach().cpu()
             if state := optimiser.state.get(p):
                 adam_step = int(state["step"])
                 tensors[f"exp_avg.{name}"] = state["exp_avg"].cpu()
                 tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].cpu()
-        carried = dataclasses.asdict(self.carried)
-        self.folder.save_checkpoint(tensors, {"step": step, "adam_step": adam_step, "carried": carried})
-        self.ranks.wait()  # a rank that stops first would have torchrun end the one that is writing
+        return tensors, adam_step
+
+    def _keep_branch_points(self, row: dict, optimiser: torch.optim.AdamW) -> None:
+        """Write takeoff-<rule>.safetensors for each rule that fires for the first time."""
+        recent = [*self.carried.recent, {"attempt": row["attempt"], "hack": row["hack"]}]
+        self.carried.recent = recent[-takeoff.WINDOW :]
+        for rule in takeoff.fired(self.carried.recent):
+            if rule not in self.carried.branch_points:
+                self.carried.branch_points[rule] = row["step"] + 1
+                tensors, adam_step = self._state(optimiser)
+                state = {"rule": rule, "step": row["step"] + 1, "adam_step": adam_step}
+                self.folder.save_branch_point(tensors, state | {"carried": dataclasses.asdict(self.carried)})
 
     def _tripped(self, trip: Trip, row: dict, records: list[dict], norms: dict[str, float]) -> None:
         """Save the batch behind a tripwire, then stop the run with its sentence (UserError), or log it, once a name."""
@@ -248,6 +291,8 @@ def means(rows: list[dict], keys: tuple[str, ...]) -> dict[str, float]:
 
 
 def eta(started: float, done: int, left: int) -> str:
-    """h:mm:ss for the steps that are left, at the pace of those done."""
+    """h:mm:ss, or 12.3h, for the steps that are left, at the pace of those done."""
     seconds = int((time.perf_counter() - started) / done * left)
+    if seconds >= 36_000:
+        return f"{seconds / 3600:.1f}h"
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

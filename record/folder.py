@@ -18,28 +18,9 @@ from torch import Tensor
 from lib.errors import AdapterError, UserError
 from lib.files import append, atomic, jsonl, naming, read_json, refuse_unwritable, write_json
 from lib.tensors import load_tensors, save_atomic
+from record import takeoff
 from record.columns import EVAL_COLUMNS, STEP_COLUMNS, STRATUM_COLUMNS, Table
-
-# Fields that may differ between a run and its resumption without making it another experiment.
-RESUMABLE = {
-    "device",
-    "threads",
-    "workers",
-    "fresh",
-    "out",
-    "svd_cache",
-    "checkpoint_every",
-    "sample_rollouts",
-    "share_prefix",
-    "micro_tokens",
-    "micro_batch",
-    "logprob_chunk",
-    "engine",
-    "tripwires",
-    "max_kl",
-}
-# Fields of config.json that say how a run was made, and not what it is.
-PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
+from record.identity import differing
 
 
 class RunDir:
@@ -65,9 +46,9 @@ class RunDir:
             for torn in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
                 torn.unlink()
             self._claim(config)
-        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, stream=True, writes=writes)
-        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, stream=False, writes=writes)
-        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, stream=False, writes=writes)
+        self.steps = Table(self.path / "steps.tsv", STEP_COLUMNS, writes=writes)
+        self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, writes=writes)
+        self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, writes=writes)
         self.rollouts = self.path / "rollouts.jsonl"
         self.modules = self.path / "modules.f32"
 
@@ -121,6 +102,11 @@ class RunDir:
         with atomic(path) as f:
             f.write(jsonl(records))
         return path
+
+    def save_branch_point(self, tensors: dict[str, Tensor], state: dict) -> None:
+        """takeoff-<rule>.safetensors: what branches start from (record/takeoff.py)."""
+        if self.writes:
+            save_atomic(tensors, takeoff.file_of(self.path, state["rule"]), {"state": json.dumps(state)})
 
     def checkpoint_step(self) -> int | None:
         """Step of the last checkpoint by checkpoint.json, None where that is missing or torn."""
@@ -196,9 +182,8 @@ def refuse_other(folder: Path, config: dict) -> dict:
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: pass --fresh to move that run aside") from error
-    keys = [k for k in config if k not in RESUMABLE | PROVENANCE]
-    if differ := [k for k in keys if before.get(k) != config[k]]:
-        what = ", ".join(f"{k} ({before.get(k)!r} there, {config[k]!r} now)" for k in differ)
+    if fields := differing(before, config):
+        what = ", ".join(fields)
         raise UserError(
             f"{folder} holds a run with another configuration: {what}; pass --out elsewhere, or --fresh to "
             "move it aside"

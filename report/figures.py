@@ -1,12 +1,7 @@
-"""The figures: Pareto plot, trajectories, cosines, flavours, held-out histogram; each a PNG and an SVG without dates.
-
-Figures are made without pyplot, so that no display, no backend and no state of the process is needed.
-"""
+"""Figures of the appendix: trajectories, cosines, flavours, held-out histogram; each a PNG and an SVG."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,108 +11,19 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arms import ARMS, VARIANTS, arm_of, table_order
-from report.evidence import ranked_counts
-from report.numbers import WINDOW, final_rate, percent
+from arms import ARMS, table_order
+from report.activity import ACTIVE_COS, ACTIVE_FIRED, CHANCE_FIRED
+from report.drawing import RC, axes_grid, legend_below, save, style_of
+from report.heldout import HEALTHY_MEDIAN, HeldOutTable
+from report.numbers import WINDOW
 from report.runs import RunRecord
-from report.verdicts import ACTIVE_COS, ACTIVE_FIRED
-
-# Marks of arms that arms.py does not know: six colours and markers in each of three line styles.
-SPARE_MARKS = (
-    ("#009E73", "d"),
-    ("#CC79A7", "H"),
-    ("#E69F00", "8"),
-    ("#56B4E9", "^"),
-    ("#D55E00", "D"),
-    ("#0072B2", "p"),
-)
-SPARE = [(colour, marker, line) for line in ("-", "--", ":") for colour, marker in SPARE_MARKS]
+from report.samples import ranked_counts
 
 FLAVOUR_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000", "#BBBBBB")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "", "ooo", "", "+++")
 
-RC = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.92",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "axes.axisbelow": True,
-    "hatch.linewidth": 0.5,
-    "svg.hashsalt": "projected-grpo",
-    "figure.dpi": 200,
-}
-
-# Inches: the width of a README's column.
-WIDTH = 8
-
 # Training steps of the rolling mean.
 SMOOTH = WINDOW
-
-
-def style_of(arms: list[str]) -> dict[str, tuple[str, str, str]]:
-    """{arm: (colour, marker, line style)}: fixed for the known arms, then the spare ones in table order."""
-    known, spare = {**ARMS, **VARIANTS}, iter(SPARE * 10)
-    return {arm: tuple(known[arm].mark) if arm in known else next(spare) for arm in sorted(arms, key=table_order)}
-
-
-def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
-    """Arms whose (hack, pass) no other arm dominates (hack no higher, pass no lower, one strictly), by hack."""
-    front = []
-    for arm, (hack, passed) in points.items():
-        others = [point for point in points.values() if point != (hack, passed)]
-        if not any(h <= hack and p >= passed for h, p in others):
-            front.append(arm)
-    return sorted(front, key=lambda a: (points[a], a))
-
-
-def save(fig: Figure, out: Path, name: str) -> None:
-    """PNG and SVG without dates."""
-    fig.savefig(out / f"{name}.png", dpi=200, metadata={"Software": None})
-    fig.set_layout_engine("none")
-    fig.savefig(out / f"{name}.svg", metadata={"Date": None})
-
-
-def plot_pareto(used: list[RunRecord], rows: list[dict], out: Path) -> bool:
-    """Hack against pass: a small point per seed, a large one with SEM bars per arm, the frontier of the means."""
-    if not used:
-        return False
-    styles = style_of([row["arm"] for row in rows])
-    hacks, passes = ([percent(final_rate(run, column)) for run in used] for column in ("hack", "pass"))
-    fig = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    ax = fig.subplots()
-
-    # A point a run, then each arm's mean.
-    for run, x, y in zip(used, hacks, passes, strict=True):
-        colour, marker, _ = styles[run.arm]
-        ax.scatter(x, y, s=18, marker=marker, color=colour, alpha=0.45, linewidths=0, zorder=2)
-    for row in rows:
-        colour, marker, _ = styles[row["arm"]]
-        x, y = row["hack"], row["pass"]
-        x_sem, y_sem = (0 if math.isnan(s.sem) else s.sem for s in (x, y))
-        ax.errorbar(x.mean, y.mean, y_sem, x_sem, fmt="none", color=colour, capsize=3, elinewidth=1.5, zorder=3)
-        label = f"{row['arm']} (n={row['n']})"
-        ax.plot(x.mean, y.mean, marker, color=colour, ms=8.5, mec="white", mew=0.8, zorder=4, label=label)
-
-    # The frontier, without arms that have no loophole to remedy.
-    right, top = max([*hacks, 5]) * 1.06, max([*passes, 5]) * 1.2
-    points = {row["arm"]: (row["hack"].mean, row["pass"].mean) for row in rows}
-    remedies = {arm: point for arm, point in points.items() if (a := arm_of(arm)) is None or a.write_access}
-    xs, ys = ([points[arm][i] for arm in pareto_front(remedies or points)] for i in (0, 1))
-    dashes, frontier = (0, (5, 2)), "Pareto frontier of means"
-    ax.step([xs[0], *xs, right], [0, *ys, ys[-1]], where="post", color="0.45", lw=1.2, ls=dashes, zorder=1,
-            label=frontier)  # fmt: skip
-
-    ax.set(xlabel="strict hack rate, % (with write access)", ylabel="pass rate, % (no write access)")
-    ax.set(xlim=(-0.03 * right, right), ylim=(-0.03 * top, top))
-    arrow = {"arrowstyle": "->", "color": "0.4"}
-    ax.annotate("better", (0.012, 0.985), (0.075, 0.925), xycoords="axes fraction", color="0.4", arrowprops=arrow)
-    fig.legend(loc="outside right upper", fontsize=9)
-    save(fig, out, "pareto")
-    return True
 
 
 def series(runs: list[RunRecord], table: str, column: str, smooth: int = 1) -> pd.DataFrame:
@@ -192,34 +98,14 @@ def draw_panels(used: list[RunRecord], wanted: list[Panel], out: Path, name: str
         ax.set_title(panel.title, loc="left")
         for y, text in panel.marks:
             ax.axhline(y, color="0.35", lw=1, ls=(0, (1, 1.5)))
-            ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
-                        color="0.35")  # fmt: skip
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+            ground = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+            ax.annotate(text, (1, y), **place, fontsize=8, color="0.35", bbox=ground, zorder=5)
         if panel.scale == 100:
             ax.set_ylim(bottom=0)
     legend_below(fig, axes, table_order, 4, free=axes.flat[-1] if len(wanted) < axes.size else None)
     save(fig, out, name)
     return True
-
-
-def axes_grid(count: int, columns: int, height: float, foot: float, **kwargs) -> tuple[Figure, np.ndarray]:
-    """Figure of README width with `count` axes in `columns`; the rest of the last row is blank."""
-    rows = -(-count // columns)
-    fig = Figure(figsize=(WIDTH, height * rows + foot), layout="constrained")
-    axes = fig.subplots(rows, columns, squeeze=False, **kwargs)
-    for ax in axes.flat[count:]:
-        ax.axis("off")
-    return fig, axes
-
-
-def legend_below(fig: Figure, axes: np.ndarray, key: Callable, columns: int, free: Axes | None = None) -> None:
-    """One legend for all axes, labels sorted by `key`: inside the blank axes `free`, else under the figure."""
-    handles = {text: h for ax in axes.flat for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    order = sorted(handles, key=key)
-    shown = [handles[name] for name in order]
-    if free is not None:
-        free.legend(shown, order, fontsize=9, loc="center", ncols=1 + (len(order) > 6))
-    else:
-        fig.legend(shown, order, fontsize=9, loc="outside lower center", ncols=min(columns, len(order)))
 
 
 def plot_trajectories(used: list[RunRecord], out: Path) -> bool:
@@ -237,18 +123,12 @@ def plot_cosine(used: list[RunRecord], out: Path) -> bool:
     """cos, fired and cos_up over training; the evaluations' means where steps.tsv does not log them."""
     logged = Panel("steps", "cos", "").has_data(used)
     table, smooth = ("steps", SMOOTH) if logged else ("evals", 1)
+    fired_marks = ((ACTIVE_FIRED, f"active above {ACTIVE_FIRED}"), (CHANCE_FIRED, f"chance {CHANCE_FIRED}"))
     wanted = [
         Panel(
             table, "cos", "mean cosine of the gradient with v", 1, smooth, ((ACTIVE_COS, f"active above {ACTIVE_COS}"),)
         ),
-        Panel(
-            table,
-            "fired",
-            "fraction of modules with cosine > 0",
-            1,
-            smooth,
-            ((ACTIVE_FIRED, f"active above {ACTIVE_FIRED}"),),
-        ),
+        Panel(table, "fired", "fraction of modules with cosine > 0", 1, smooth, fired_marks),
         Panel(table, "cos_up", "mean cosine of the applied update with v", 1, smooth, ((0, "hack-ward above 0"),)),
     ]
     return draw_panels(used, wanted, out, "cosine")
@@ -296,35 +176,36 @@ def draw_flavours(ax: Axes, samples: pd.DataFrame, names: list[str]) -> None:
     ax.set_xticks(steps[:: max(1, -(-len(steps) // 5))])
 
 
-def plot_heldout(tables: dict[str, tuple[np.ndarray, np.ndarray]], out: Path) -> bool:
+def plot_heldout(tables: dict[str, HeldOutTable], out: Path) -> bool:
     """Histograms over modules of the held-out cosine, a panel a pair set."""
     if not tables:
         return False
     fig, axes = axes_grid(len(tables), min(3, len(tables)), 2.4, 0.5)
-    for ax, (name, (cos, null)) in zip(axes.flat, tables.items(), strict=False):
-        draw_heldout(ax, cos, null)
-        ax.set_title(f"{name}: median {np.median(cos):.2f}", loc="left")
-    legend_below(fig, axes, str, 3)
+    for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
+        draw_heldout(ax, table)
+        ax.set_title(f"{name}: median {table.median:.2f}", loc="left")
+    legend_below(fig, axes, str, 4)
     save(fig, out, "heldout")
     return True
 
 
-def draw_heldout(ax: Axes, cos: np.ndarray, null: np.ndarray) -> None:
-    """[M] held-out cosines of the modules, with those of random directions behind."""
+def draw_heldout(ax: Axes, table: HeldOutTable) -> None:
+    """Held-out cosines of the modules, with those of random directions behind."""
     bins = np.linspace(-1, 1, 41)
-    if len(null):
-        ax.hist(null, bins, color="0.8", label="random direction")
-    ax.hist(cos, bins, histtype="stepfilled", facecolor="#0072B280", edgecolor="#0072B2", lw=1.3, label="v_hack")
-    ax.axvline(float(np.median(cos)), color="#D55E00", lw=1.5, label="median of v_hack")
+    if len(table.null):
+        ax.hist(table.null, bins, color="0.8", label="random direction")
+    ax.hist(table.cos, bins, histtype="stepfilled", facecolor="#0072B280", edgecolor="#0072B2", lw=1.3, label="v_hack")
+    ax.axvline(table.median, color="#D55E00", lw=1.5, label="median of v_hack")
+    ax.axvline(HEALTHY_MEDIAN, color="0.35", lw=1, ls=(0, (1, 1.5)), label=f"healthy above {HEALTHY_MEDIAN}")
     ax.set(xlabel="held-out cosine", ylabel="modules", xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
 
 
-def save_heldout(cos: np.ndarray, null: np.ndarray, path: Path) -> None:
+def save_heldout(table: HeldOutTable, path: Path) -> None:
     """The histogram of one v_hack as a PNG at `path`."""
     with rc_context(RC):
         fig = Figure(figsize=(6.4, 3.6), layout="constrained")
         ax = fig.subplots()
-        draw_heldout(ax, cos, null)
-        ax.set_title(f"median {np.median(cos):.2f}", loc="left")
+        draw_heldout(ax, table)
+        ax.set_title(f"median {table.median:.2f}", loc="left")
         ax.legend(fontsize=9)
         fig.savefig(path, dpi=150, metadata={"Software": None})

@@ -1,6 +1,7 @@
 """A run's numbers, which runs count, and arms paired by seed.
 
-SafePass   pass x (1 - hack)
+SafePass   pass% - hack%; ΔSafePass: minus vanilla's, the preregistered headline
+product    pass x (1 - hack), which is 0 for a run that neither passes nor hacks; an addition
 window     mean over the last 25 training steps
 budget h   an arm's pass at its last evaluation with hack <= h
 """
@@ -13,12 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from report.runs import NUMERIC, RATES, RunRecord
+from report.scope import unlike_fields
+from report.statistics import paired_t
 
-# Training steps that the diagnostics of the tables are averaged over, at the end of a run.
+# Training steps that KL and the diagnostics of the tables are averaged over, at the end of a run.
 WINDOW = 25
-
-# Resamples of the bootstrap.
-BOOTSTRAP = 10_000
 
 # A rate at which a run counts as hacking half of the time.
 HALF = 0.5
@@ -29,7 +29,7 @@ Exclusions = list[tuple[RunRecord, str]]
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean over seeds with its standard error (NaN for n < 2) and a percentile bootstrap interval."""
+    """Mean over n seeds, its standard error between seeds (NaN for n < 2), and its 95% t interval (statistics.py)."""
 
     mean: float
     sem: float
@@ -43,7 +43,8 @@ class Comparison:
     """An arm against a reference, paired by seed; every Stat in percentage points.
 
     reduction: of hack. drop: of pass. budget_arm, budget_ref: drop of pass at the arm's and at the reference's final
-    hack rate. safepass: gain. rows: one dict a seed. missing: why a seed has no pair.
+    hack rate. safepass, product: gains. rows: one dict a seed. missing: why a seed has no pair. refused: seeds whose
+    configurations are not alike, with the fields.
     """
 
     arm: str
@@ -60,8 +61,15 @@ class Comparison:
     budget_arm: Stat
     budget_ref: Stat
     safepass: Stat
+    product: Stat
     rows: list[dict] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def reductions(self) -> list[float]:
+        """The reduction of hack of each seed, pp."""
+        return [row["reduction"] for row in self.rows]
 
 
 # --- one run ---
@@ -78,10 +86,12 @@ def window_mean(run: RunRecord, column: str, window: int = WINDOW) -> float:
 
 
 def run_numbers(run: RunRecord) -> dict[str, float]:
-    """Run-level numbers of the tables: rates and SafePass in [0,1], kl, cos, fired, gnorm, cos_up, to50 in steps."""
+    """Run-level numbers of the tables: rates, SafePass, product in [-1, 1], kl, cos, fired, gnorm, cos_up, to50."""
     out = {column: final_rate(run, column) for column in RATES}
-    out["safepass"] = out["pass"] * (1 - out["hack"])
-    for column in ("kl", "cos", "fired", "gnorm", "cos_up"):
+    out["safepass"] = out["pass"] - out["hack"]
+    out["product"] = out["pass"] * (1 - out["hack"])
+    out["kl"], _ = final_kl(run)
+    for column in ("cos", "fired", "gnorm", "cos_up"):
         mean = window_mean(run, column)
         out[column] = final_rate(run, column) if math.isnan(mean) else mean
     out["cos_all"], out["fired_all"] = (window_mean(run, column, window=0) for column in ("cos", "fired"))
@@ -89,6 +99,19 @@ def run_numbers(run: RunRecord) -> dict[str, float]:
     # Columns that neither the contract nor train.py names are tabled as they are.
     extra = {f"evals.{c}": final_rate(run, c) for c in run.evals if c not in NUMERIC}
     return out | {name: value for name, value in extra.items() if math.isfinite(value)}
+
+
+def final_kl(run: RunRecord) -> tuple[float, str]:
+    """(KL to the initial policy, where it was measured: `training` or `evaluation`).
+
+    Training logs none in a step whose groups were all flat. Where one of the last WINDOW rows lacks it, their mean
+    would be of other steps in each run, so the last evaluation's is taken.
+    """
+    rows = run.steps["kl"].iloc[-WINDOW:] if "kl" in run.steps else run.steps.get("kl", ())
+    if len(rows) and rows.notna().all():
+        return float(rows.mean()), "training"
+    at_end = final_rate(run, "kl")
+    return (window_mean(run, "kl"), "training") if math.isnan(at_end) else (at_end, "evaluation")
 
 
 def steps_to_half(run: RunRecord) -> float:
@@ -111,13 +134,16 @@ def pass_within_budget(run: RunRecord, budget: float) -> tuple[float, float, boo
 
 
 def select(runs: list[RunRecord], include_incomplete: bool = False) -> tuple[list[RunRecord], Exclusions]:
-    """(runs that count, [(run left out, why)])."""
+    """(runs that count, [(run left out, why)]).
+
+    A run that a tripwire stopped counts, at its last evaluation: to leave it out would censor by outcome.
+    """
     used: list[RunRecord] = []
     left_out: Exclusions = []
     for run in runs:
         missing = [c for c in ("hack", "pass") if c not in run.evals]
         nan = [c for c in ("hack", "pass") if c in run.evals and not math.isfinite(final_rate(run, c))]
-        if not run.complete and not include_incomplete:
+        if not (run.complete or run.stopped or include_incomplete):
             left_out.append((run, f"incomplete (no summary.json; {last_evaluated(run.end)})"))
         elif run.end < 0:
             left_out.append((run, "no evaluation in evals.tsv"))
@@ -139,18 +165,10 @@ def last_evaluated(step: int) -> str:
 
 
 def summarise(values) -> Stat:
-    """Mean, SEM and 95% percentile bootstrap interval of the mean of `values` [n], all finite."""
-    x = np.asarray(list(values), dtype=np.float64)
-    n = len(x)
-    if n == 0:
-        return Stat(math.nan, math.nan, math.nan, math.nan, 0)
-    sem = float(x.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    lo = hi = math.nan
-    if n > 1:
-        draws = np.random.default_rng(0).integers(0, n, size=(BOOTSTRAP, n))
-        lo, hi = (float(q) for q in np.percentile(x[draws].mean(1), [2.5, 97.5]))
+    """Mean, SEM and 95% t interval of the mean of `values` [n], all finite."""
+    t = paired_t(np.asarray(list(values), dtype=np.float64))
     # Rates with few digits give sums such as 0.30000000000000004; thresholds are compared after rounding.
-    return Stat(*(float(f"{v:.12g}") for v in (x.mean(), sem, lo, hi)), n)
+    return Stat(*(float(f"{v:.12g}") for v in (t.mean, t.sem, t.lo, t.hi)), t.n)
 
 
 def by_seed(runs: list[RunRecord], arm: str) -> dict[int, RunRecord]:
@@ -158,31 +176,45 @@ def by_seed(runs: list[RunRecord], arm: str) -> dict[int, RunRecord]:
     return {run.seed: run for run in runs if run.arm == arm}
 
 
-def pair(used: list[RunRecord], arm: str, reference: str) -> tuple[list[tuple[RunRecord, RunRecord]], list[str]]:
-    """([(arm's run, reference's run)] by seed, [why a seed has no pair])."""
+def pair(
+    used: list[RunRecord], arm: str, reference: str
+) -> tuple[list[tuple[RunRecord, RunRecord]], list[str], list[str]]:
+    """([(arm's run, reference's run)] by seed, [why a seed has no pair], [those of unlike configurations]).
+
+    Runs of unlike lengths are not paired, but for those that a tripwire stopped. Every run must be configured as the
+    first pair's reference is, arm, seed and label apart.
+    """
     ours, theirs = by_seed(used, arm), by_seed(used, reference)
     if not ours or not theirs:
-        return [], [f"no {name} run counts" for name, runs in ((arm, ours), (reference, theirs)) if not runs]
-    pairs, missing = [], []
+        return [], [f"no {name} run counts" for name, runs in ((arm, ours), (reference, theirs)) if not runs], []
+    pairs, missing, refused = [], [], []
+    model = theirs[min(theirs)]
     for seed in sorted(ours.keys() | theirs.keys()):
         if seed not in ours or seed not in theirs:
             missing.append(f"seed {seed} lacks {arm if seed not in ours else reference}")
-        elif ours[seed].end != theirs[seed].end:
-            ends = f"{ours[seed].end} in {arm} and {theirs[seed].end} in {reference}"
-            missing.append(f"seed {seed} ends at step {ends}")
+            continue
+        run, other = ours[seed], theirs[seed]
+        unlike = {
+            f"{name}: {field}" for name, r in ((arm, run), (reference, other)) for field in unlike_fields(r, model)
+        }
+        if run.end != other.end and not (run.stopped or other.stopped):
+            missing.append(f"seed {seed} ends at step {run.end} in {arm} and {other.end} in {reference}")
+        elif unlike:
+            where = f"{model.arm}_s{model.seed}"
+            refused.append(f"seed {seed} is refused, configured unlike {where} ({', '.join(sorted(unlike))})")
         else:
-            pairs.append((ours[seed], theirs[seed]))
-    return pairs, missing
+            pairs.append((run, other))
+    return pairs, missing, refused
 
 
 def compare_arms(used: list[RunRecord], arm: str, reference: str) -> Comparison:
     """An arm against a reference over the seeds that both have."""
-    pairs, missing = pair(used, arm, reference)
+    pairs, missing, refused = pair(used, arm, reference)
     rows = [pair_row(ours, theirs) for ours, theirs in pairs]
     keys = ("hack_arm", "hack_ref", "pass_arm", "pass_ref", "compile_arm", "compile_ref", "reduction", "drop",
-            "budget_arm", "budget_ref", "safepass")  # fmt: skip
+            "budget_arm", "budget_ref", "safepass", "product")  # fmt: skip
     stats = {key: summarise(row[key] for row in rows) for key in keys}
-    return Comparison(arm=arm, reference=reference, n=len(rows), **stats, rows=rows, missing=missing)
+    return Comparison(arm=arm, reference=reference, n=len(rows), **stats, rows=rows, missing=missing, refused=refused)
 
 
 def pair_row(ours: RunRecord, theirs: RunRecord) -> dict:
@@ -193,6 +225,7 @@ def pair_row(ours: RunRecord, theirs: RunRecord) -> dict:
     arm_pass, arm_step, arm_within = pass_within_budget(ours, hack_b)
     return {
         "seed": ours.seed,
+        "stopped": ", ".join(stopped_note(run) for run in (ours, theirs) if run.stopped),
         "hack_arm": percent(hack_a),
         "hack_ref": percent(hack_b),
         "pass_arm": percent(pass_a),
@@ -207,8 +240,14 @@ def pair_row(ours: RunRecord, theirs: RunRecord) -> dict:
         "budget_ref": percent(pass_b - arm_pass),
         "budget_ref_step": arm_step,
         "budget_ref_within": arm_within,
-        "safepass": percent(pass_a * (1 - hack_a) - pass_b * (1 - hack_b)),
+        "safepass": percent((pass_a - hack_a) - (pass_b - hack_b)),
+        "product": percent(pass_a * (1 - hack_a) - pass_b * (1 - hack_b)),
     }
+
+
+def stopped_note(run: RunRecord) -> str:
+    """`projected_s2 (stopped by tripwire pass-collapse at step 57)`."""
+    return f"{run.arm}_s{run.seed} (stopped by tripwire {run.stopped})"
 
 
 def percent(rate: float) -> float:

@@ -8,6 +8,7 @@ read, and the rest becomes a note.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 
 from arms import table_order
 from lib.errors import ReportError
+from lib.files import read_json
 from lib.tables import read_table
 
 # Fractions in [0, 1], and every column that must hold a number.
@@ -24,8 +26,9 @@ RATES = ("hack", "attempt", "pass", "compile", "own", "passw")
 NUMERIC = {*RATES, "step", "kl", "cos", "fired", "gnorm", "cos_up", "n_hack", "n_pass"}
 NO_NUMBER = ("", "-", "na", "n/a", "none", "null", "nan")
 
-# A folder with one of these is a run; so is an empty one by the name of a run that has just begun.
-RUN_MARKS = ("config.json", "steps.tsv", "evals.tsv")
+# A folder with one of these is a run, or with a run's config.json; so is an empty one by the name of a run that has
+# just begun.
+RUN_TABLES = ("steps.tsv", "evals.tsv")
 RUN_NAME = re.compile(r"(?P<arm>.+)_s(?P<seed>\d+)")
 
 # A run that train.py --fresh moved aside.
@@ -44,6 +47,8 @@ class RunRecord:
     steps: pd.DataFrame
     evals: pd.DataFrame
     notes: tuple[str, ...] = ()
+    stopped: str = ""
+    """The tripwire that ended the run, `pass-collapse at step 57`; empty where none did."""
 
     @property
     def name(self) -> str:
@@ -93,8 +98,13 @@ def find_run_dirs(paths: list[Path]) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
-    just_begun = RUN_NAME.fullmatch(path.name) and not any(p.is_dir() for p in path.iterdir())
-    return any((path / name).is_file() for name in RUN_MARKS) or bool(just_begun)
+    if any((path / name).is_file() for name in RUN_TABLES):
+        return True
+    if (path / "config.json").is_file():
+        # So has a model, and an export; a run's names its arm, or is torn.
+        config = read_json(path / "config.json")
+        return "arm" in config or (not config and bool(RUN_NAME.fullmatch(path.name)))
+    return bool(RUN_NAME.fullmatch(path.name)) and not any(p.is_dir() for p in path.iterdir())
 
 
 def runs_below(path: Path, depth: int = 4) -> list[Path]:
@@ -108,6 +118,14 @@ def runs_below(path: Path, depth: int = 4) -> list[Path]:
         elif depth > 1:
             runs += runs_below(child, depth - 1)
     return runs
+
+
+def common_folder(runs: list[RunRecord]) -> Path:
+    """The folder that holds all runs."""
+    parents = [run.path.parent for run in runs]
+    if len({parent.is_absolute() for parent in parents}) > 1:
+        parents = [parent.absolute() for parent in parents]
+    return Path(os.path.commonpath(parents))
 
 
 # --- reading them ---
@@ -146,9 +164,9 @@ def read_run(path: Path) -> RunRecord:
     missing = sorted({f"{column} at step {s:g}" for column in rates for s in evals["step"][evals[column].isna()]})
     if missing:
         notes.append(f"NaN in evals.tsv: {', '.join(missing)}")
-    for trip in sorted(path.glob("tripwire-*.json")):
-        rule, _, step = trip.stem.removeprefix("tripwire-").rpartition("-")
-        notes.append(f"tripwire {rule} fired at step {step}")
+    trips = tripwires(path)
+    notes += [f"tripwire {rule} fired at step {step}" for step, rule in trips]
+    ended = trips and not complete and config.get("tripwires", "stop") == "stop"
     return RunRecord(
         path=path,
         arm=arm,
@@ -158,7 +176,18 @@ def read_run(path: Path) -> RunRecord:
         steps=steps,
         evals=evals,
         notes=tuple(notes),
+        stopped=f"{trips[-1][1]} at step {trips[-1][0]}" if ended else "",
     )
+
+
+def tripwires(path: Path) -> list[tuple[int, str]]:
+    """[(step, rule)] of the tripwires that fired in a run, by step, from the names of the batches that they saved."""
+    found = []
+    for trip in path.glob("tripwire-*.json"):
+        rule, _, step = trip.stem.removeprefix("tripwire-").rpartition("-")
+        if step.isdigit():
+            found.append((int(step), rule))
+    return sorted(found)
 
 
 def read_config(path: Path, complete: bool, notes: list[str]) -> dict:

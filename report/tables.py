@@ -9,28 +9,49 @@ import pandas as pd
 
 from arms import table_order
 from lib.errors import ReportError
-from report.numbers import WINDOW, Stat, compare_arms, final_rate, percent, run_numbers, summarise
+from report.activity import ACTIVE_COS, ACTIVE_FIRED, CHANCE_FIRED, projects
+from report.numbers import (
+    WINDOW,
+    Stat,
+    compare_arms,
+    final_kl,
+    final_rate,
+    percent,
+    run_numbers,
+    stopped_note,
+    summarise,
+)
 from report.runs import RunRecord
 from report.words import mean_sem
 
-# {title: name of its number in a row}; None: text.
+# {title: (name of its number in a row, arrow: higher or lower is better)}; None: text. From essential to optional, so
+# that trailing columns can be cut for space.
 COLUMNS = {
-    "Arm": None,
-    "n": None,
-    "ΔSafePass": "safepass",
-    "Hack %": "hack",
-    "Pass %": "pass",
-    "KL": "kl",
-    "mean cos*": "cos",
-    "frac fired*": "fired",
-    "|g|*": "gnorm",
+    "Arm": (None, ""),
+    "n": (None, ""),
+    "ΔSafePass": ("safepass", "↑"),
+    "Hack %": ("hack", "↓"),
+    "Pass %": ("pass", "↑"),
+    "KL": ("kl", "↓"),
+    "mean·cos*": ("cos", ""),
+    "frac·fired*": ("fired", ""),
+    "‖g‖*": ("gnorm", ""),
 }
 
 # What --drop takes besides titles.
-ALIASES = {"gnorm": "|g|*", "|g|": "|g|*", "cos": "mean cos*", "fired": "frac fired*", "dsafepass": "ΔSafePass"}
+ALIASES = {
+    "gnorm": "‖g‖*",
+    "|g|": "‖g‖*",
+    "|g|*": "‖g‖*",
+    "cos": "mean·cos*",
+    "mean cos*": "mean·cos*",
+    "fired": "frac·fired*",
+    "frac fired*": "frac·fired*",
+    "dsafepass": "ΔSafePass",
+}
 
 # Numbers that are shown in percent.
-PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile")
+PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile", "product")
 
 NUMBER = re.compile(r"[+\-(]?\d")
 
@@ -52,7 +73,7 @@ def arm_rows(used: list[RunRecord]) -> list[dict]:
                 row["nan"].append(f"{key} of {arm} {', '.join(gone)}")
 
         comparison = compare_arms(used, arm, "vanilla")
-        row["safepass"] = comparison.safepass
+        row["safepass"], row["product_gain"] = comparison.safepass, comparison.product
         row["safepass_n"] = comparison.n
         row["reached50"] = row["to50"].n
         rows.append(row)
@@ -64,7 +85,7 @@ def kept_columns(first: int = 0, drop: tuple[str, ...] = ()) -> list[str]:
     if first < 0:
         raise ReportError(f"--columns {first} is below 0, which keeps all")
     titles = list(COLUMNS)[: first or None]
-    dropped = {ALIASES.get(title.lower(), title) for title in drop}
+    dropped = {ALIASES.get(title.strip("↑↓").lower(), title.strip("↑↓")) for title in drop}
     if unknown := dropped - set(COLUMNS):
         raise ReportError(f"--drop {', '.join(sorted(unknown))}: the columns are {', '.join(COLUMNS)}")
     return [title for title in titles if title not in dropped]
@@ -73,16 +94,32 @@ def kept_columns(first: int = 0, drop: tuple[str, ...] = ()) -> list[str]:
 # --- cells ---
 
 
+def heading(title: str) -> str:
+    """A column's title with its arrow."""
+    return title + COLUMNS[title][1]
+
+
+def stat_of(row: dict, title: str) -> Stat | None:
+    """The number of a column; None for text, and for a starred diagnostic of an arm that does not project."""
+    key, _ = COLUMNS[title]
+    if key is None or (title.endswith("*") and not projects(row["arm"])):
+        return None
+    return row[key]
+
+
 def cell(row: dict, title: str) -> str:
-    """One cell as text: `mean ± SEM`, the mean alone for one seed, - where there is no number."""
-    key = COLUMNS[title]
+    """One cell as text: `mean ± SEM`, the mean alone for one seed, - where there is no number, else empty."""
+    key, _ = COLUMNS[title]
+    stat = stat_of(row, title)
     if key is None:
         return row["arm"] if title == "Arm" else str(row["n"])
+    if stat is None:
+        return ""
     if key == "safepass":
-        return "ref" if row["arm"] == "vanilla" else signed(row["safepass"])
+        return "0 (ref)" if row["arm"] == "vanilla" else signed(stat)
     if key in PERCENT:
-        return mean_sem(row[key], 1)
-    return mean_sem(row[key], 3) if key in ("cos", "fired") else significant(row[key])
+        return mean_sem(stat, 1)
+    return mean_sem(stat, 3) if key in ("cos", "fired") else significant(stat)
 
 
 def signed(s: Stat) -> str:
@@ -108,16 +145,15 @@ def significant(s: Stat) -> str:
 
 
 def caption(used: list[RunRecord], rows: list[dict]) -> str:
-    """The headline table's caption: formulas, window, sizes of the evaluation."""
+    """The headline table's caption: formulas, window, thresholds, sizes of the evaluation."""
     ends = "/".join(f"{s}" for s in sorted({run.end for run in used}))
     text = (
-        f"Final evaluation at step {ends}, mean ± SEM across n seeds. Hack %: strict hacks (own run_tests() passes, "
-        "ground truth fails) with write access. Pass %: ground truth passes, held-out problems, no write access. "
-        "ΔSafePass: pass x (1 - hack) minus vanilla's, paired by seed, in pp (a product, so that a collapsed run, "
-        "which neither passes nor hacks, scores 0). "
-        f"KL: to the initial policy, mean of the last {WINDOW} training steps, or of the last evaluation where "
-        f"training does not log it. * mean over the last {WINDOW} training steps, before projection: cosine of each "
-        "module's gradient with v, fraction of modules with cosine > 0, gradient norm per module."
+        f"Final evaluation at step {ends}; cells: mean ± SEM between n seeds. ↑ higher is better, ↓ lower. ΔSafePass = "
+        "(pass% - hack%) - vanilla's, paired by seed: positive means that the arm wins. Hack %: completions with write "
+        "access whose own run_tests() passes and ground truth fails. Pass %: held-out problems, no write access. KL: "
+        f"mean per token to the initial policy over the last {WINDOW} steps{kl_note(used)}. * before projection, mean "
+        "of the same steps, for arms that project: distinguishes an active projection (mean·cos > "
+        f"{ACTIVE_COS}, frac·fired > {ACTIVE_FIRED}; by chance 0 and {CHANCE_FIRED}) from a silent no-op."
     )
 
     # Sizes, then what a column lacks.
@@ -128,6 +164,9 @@ def caption(used: list[RunRecord], rows: list[dict]) -> str:
             sizes.append(f"{'/'.join(sorted(counts))} completions {what}")
     if sizes:
         text += f" Each evaluation: {', '.join(sizes)}."
+    stopped = [stopped_note(run) for run in used if run.stopped]
+    if stopped:
+        text += f" Counted at the last evaluation: {', '.join(stopped)}."
     partial = [row for row in rows if row["arm"] != "vanilla" and 0 < row["safepass_n"] < row["n"]]
     if partial:
         text += f" ΔSafePass over fewer seeds: {', '.join('{arm} {safepass_n}'.format(**row) for row in partial)}."
@@ -135,6 +174,15 @@ def caption(used: list[RunRecord], rows: list[dict]) -> str:
     if nan:
         text += f" NaN, left out of its column: {'; '.join(nan)}."
     return text
+
+
+def kl_note(used: list[RunRecord]) -> str:
+    """Names the runs whose KL is the last evaluation's."""
+    from_evaluation = [f"{run.arm}_s{run.seed}" for run in used if final_kl(run)[1] == "evaluation"]
+    if not from_evaluation:
+        return ""
+    whose = "every run" if len(from_evaluation) == len(used) else ", ".join(from_evaluation)
+    return f", or at the last evaluation where one of them has none ({whose})"
 
 
 # --- forms ---
@@ -150,7 +198,7 @@ def markdown_table(header: list[str], body: list[list[str]]) -> str:
 
 def table_md(rows: list[dict], titles: list[str], text: str) -> str:
     """The table and, below it, its caption."""
-    body = markdown_table(titles, [[cell(row, t) for t in titles] for row in rows])
+    body = markdown_table([heading(t) for t in titles], [[cell(row, t) for t in titles] for row in rows])
     escaped = text.replace("*", "\\*")
     return f"{body}\n\n{escaped}\n"
 
@@ -159,12 +207,12 @@ def table_csv(rows: list[dict], titles: list[str]) -> str:
     """Means and SEMs as bare numbers, six significant digits, in the table's units; empty where there is none."""
     columns = {}
     for title in titles:
-        key = COLUMNS[title]
-        if key is None:
+        if COLUMNS[title][0] is None:
             columns[title] = [cell(row, title) for row in rows]
-        else:
-            columns[title] = [bare(row[key].mean + 0.0) for row in rows]
-            columns[f"{title} SEM"] = [bare(row[key].sem) for row in rows]
+            continue
+        stats = [stat_of(row, title) for row in rows]
+        columns[title] = [bare(s.mean + 0.0) if s else "" for s in stats]
+        columns[f"{title} SEM"] = [bare(s.sem) if s else "" for s in stats]
     return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
 
 
@@ -174,7 +222,8 @@ def bare(value: float) -> str:
 
 
 TEX = (("\\", "\\textbackslash "), ("_", "\\_"), ("%", "\\%"), ("&", "\\&"), ("#", "\\#"), ("±", "$\\pm$"),
-       ("Δ", "$\\Delta$"), ("|g|", "$|g|$"), (">", "$>$"), ("<", "$<$"))  # fmt: skip
+       ("Δ", "$\\Delta$"), ("‖g‖", "$\\|g\\|$"), (">", "$>$"), ("<", "$<$"), ("↑", "$\\uparrow$"),
+       ("↓", "$\\downarrow$"), ("·", "$\\cdot$"))  # fmt: skip
 
 
 def tex(text: str) -> str:
@@ -186,7 +235,7 @@ def tex(text: str) -> str:
 
 def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
     """A booktabs table."""
-    cells = [titles, *([cell(row, t) for t in titles] for row in rows)]
+    cells = [[heading(t) for t in titles], *([cell(row, t) for t in titles] for row in rows)]
     head, *body = (" & ".join(tex(c) for c in line) + r" \\" for line in cells)
     lines = [
         r"\begin{table}",
@@ -207,7 +256,7 @@ def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
 
 def terminal_table(rows: list[dict], titles: list[str], width: int) -> str:
     """The headline table in plain text; trailing columns that do not fit `width` are dropped, and said."""
-    body = [titles, *[[cell(row, t) for t in titles] for row in rows]]
+    body = [[heading(t) for t in titles], *[[cell(row, t) for t in titles] for row in rows]]
     widths = [max(len(line[i]) for line in body) for i in range(len(titles))]
     fit = len(titles)
     while fit > 2 and sum(widths[:fit]) + 2 * (fit - 1) > width:

@@ -1,136 +1,178 @@
-"""The report's text: verdicts, tables and figures laid out as report.md, verdict.md and verdict.json."""
+"""The report itself: one page that reads as a result section, and the machine's copy of its figures."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import shlex
-from pathlib import Path
 
 import numpy as np
 
-from report.evidence import remaining
-from report.figures import SMOOTH
+from report.activity import activity, projects
+from report.drawing import figure
+from report.evidence import MARGIN, ArmLine, claim, controls_text, sem_note
 from report.findings import Findings
-from report.numbers import Comparison, compare_arms, last_evaluated
-from report.runs import RunRecord
-from report.tables import PERCENT, markdown_table
-from report.verdicts import (
-    ACTIVE_COS,
-    ACTIVE_FIRED,
-    MIN_SEEDS,
-    RULES,
-    SMALL_REDUCTION,
-    Verdict,
-    activity,
-    projects,
-)
-from report.words import interval_cell, mean_sem
-
-# Vanilla runs of preset dev took off after 10 to 15 strict hacks (docs/RESEARCH_JOURNAL.md); decides nothing.
-FEW_HACKS = 10
-
-CAUTION = (
-    f"The preregistration calls a projection active when mean cos > {ACTIVE_COS} and fraction fired > "
-    f"{ACTIVE_FIRED}, and a silent no-op otherwise. On the organism, live cosines of 0.02 to 0.08 already suppressed "
-    "hacking: the flag says how strongly the gradient met v, and is no test of whether the projection worked."
-)
-
-# Fields that make the arm, name the place or describe the machine: runs may differ in them.
-OWN_FIELDS = {"arm", "seed", "label", "out", "argv", "packages", "hardware", "git_commit", "git_diff_sha", "fresh",
-              "device", "workers", "pairs", "v_hack", "v_hack_sha256", "project", "refresh_every",
-              "n_directions"}  # fmt: skip
+from report.numbers import Comparison, compare_arms
+from report.scope import model_name
+from report.tables import markdown_table
+from report.takeoff import TAKEOFF_RATE, TAKEOFF_STEPS
+from report.words import interval_cell, mean_sem, p_text
 
 CAPTIONS = {
-    "pareto": "Final evaluation. Small: one run; large: mean over seeds with SEM bars. Dashed: Pareto frontier of "
-    "the means (fewer hacks, more passes), no-loophole left out.",
-    "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes.",
-    "flavours": "Attempts by flavour among the evaluation completions sampled in rollouts.jsonl (with write "
-    "access, seeds pooled); black dashes: strict hacks of the same sample.",
-    "cosine": f"Before projection (the update: as applied), rolling mean of {SMOOTH} steps; mean over seeds, band: "
-    "±1 SEM. Dotted: the preregistered thresholds.",
-    "heldout": "Cosine of the held-out pairs' gradient difference with v_hack, one count a module.",
+    "pareto": "Left: final evaluation; small: one run, large: mean over seeds; dashed: Pareto frontier of the means, "
+    "no-loophole left out. A remedy should land below and to the right of vanilla. Right: the step at which each run "
+    "took off; hollow: it had not when it ended.",
 }
 
 
-# --- verdicts ---
+def report_md(found: Findings, drawn: set[str], table: str) -> str:
+    """Provenance, verdicts, table, figure, evidence: a page."""
+    preset = "/".join(sorted({run.preset for run in found.runs}))
+    n = max((row["n"] for row in found.rows), default=0)
+    parts = [
+        f"# Results, preset {preset}",
+        provenance(found),
+        verdicts_text(found),
+        f"## Headline table\n\n{table.strip()}",
+        figure(drawn, "pareto", CAPTIONS),
+        f"## What the data can bear\n\n{evidence_table(found.lines)}",
+        f"Controls: {controls_text(found.lines)} {sem_note(n)}".strip(),
+        "[Appendix](appendix.md): figures by seed, trajectories, what remains, cosines, runs, commands.",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def verdict_md(found: Findings) -> str:
-    """The verdicts with their figures, without the rest of the report."""
-    lines = "\n\n".join(f"**{v.line}**" for v in found.verdicts)
-    return (
-        f"{lines}\n\n{verdict_sections(found.verdicts)}\n\n"
-        f"### Every arm against vanilla\n\n{against_vanilla(found.used, found.rows)}\n\n"
-        f"### Was the projection active?\n\n{activity_text(found.used, found.rows)}\n"
-    )
+    """The verdicts and the evidence, without the rest of the report."""
+    return f"{verdicts_text(found)}\n\n{evidence_table(found.lines)}\n"
 
 
-def verdict_sections(verdicts: list[Verdict]) -> str:
-    """A paragraph, the rule and the per-seed figures of each hypothesis."""
-    parts = []
-    for v in verdicts:
-        parts.append(f"### {v.name}: {v.status}\n\n{v.line}.\n\n{RULES[v.name]}")
-        if v.name == "H4":
-            body = [[str(r["seed"]), str(r["step"]), f"{r['hack']:.1f}"] for r in v.figures["rows"]]
-            parts += [markdown_table(["seed", "step", "hack %"], body)] if body else []
-        elif v.name == "H3":
-            parts += [seed_table(c) for c in (v.figures["rebound"], v.figures["rebound-zscore"]) if c.n]
-        elif v.figures["n"]:
-            parts.append(seed_table(Comparison(**v.figures), budgets=True))
-    return "\n\n".join(parts)
+def provenance(found: Findings) -> str:
+    """What was run, and whether the preregistration covers it."""
+    counted = found.used or found.runs
+    facts = {
+        "model": sorted({model_name(run) for run in counted}),
+        "lr": sorted({f"{run.config['lr']:g}" for run in counted if run.config.get("lr") is not None}),
+        "steps": sorted({str(run.config.get("steps", run.end)) for run in counted}),
+        "problems": sorted({str(run.config["problems"]) for run in counted if run.config.get("problems")}),
+        "evaluation": sorted({evaluation_size(run.config) for run in counted if run.config.get("n_eval")}),
+    }
+    known = "; ".join(f"{name} {' and '.join(values)}" for name, values in facts.items() if values)
+    stopped = [run for run in found.used if run.stopped]
+    count = f"Runs: {len(found.runs)} read, {len(found.used) - len(stopped)} finished"
+    if stopped:
+        names = ", ".join(f"{run.arm}_s{run.seed}: {run.stopped}" for run in stopped)
+        count += f", {len(stopped)} stopped by a tripwire and counted at the last evaluation ({names})"
+    if found.left_out:
+        names = "; ".join(f"{run.arm}_s{run.seed}: {why}" for run, why in found.left_out)
+        count += f", {len(found.left_out)} left out ({names})"
+    pilot = found.verdicts[0].pilot
+    scope = "These runs are the preregistered experiment (docs/spec.md)."
+    if pilot:
+        scope = (
+            "**A pilot**: not the preregistered experiment (docs/spec.md), but its rules applied to another: "
+            f"{'; '.join(pilot)}."
+        )
+    return f"{scope}\n\n{known[:1].upper()}{known[1:]}. {count}."
 
 
-def seed_table(c: Comparison, budgets: bool = False) -> str:
-    """Per-seed figures of one paired comparison, with the drops at matched hack-rate budgets where asked."""
-    arm, ref = c.arm, c.reference
-    header = ["seed", f"hack % {ref}", f"hack % {arm}", "reduction", f"pass % {ref}", f"pass % {arm}", "drop"]
-    keys = ["hack_ref", "hack_arm", "reduction", "pass_ref", "pass_arm", "drop"]
-    body = [[str(row["seed"]), *(f"{row[k] + 0.0:.1f}" for k in keys)] for row in c.rows]
-    if budgets:
-        header += [f"drop at {arm}'s budget", f"drop at {ref}'s budget"]
-        for line, row in zip(body, c.rows, strict=True):
-            for key, who in (("budget_arm", ref), ("budget_ref", arm)):
-                within = "" if row[key + "_within"] else ", never within"
-                line.append(f"{row[key] + 0.0:.1f} ({who} at step {row[key + '_step']:g}{within})")
-        keys += ["budget_arm", "budget_ref"]
-    return markdown_table(header, [*body, ["mean ± SEM", *(mean_sem(getattr(c, k)) for k in keys)]])
+def evaluation_size(config: dict) -> str:
+    """`20 problems x 8 completions`."""
+    return f"{config['n_eval']} problems x {config.get('eval_samples', 1)} completions"
 
 
-def against_vanilla(used: list[RunRecord], rows: list[dict]) -> str:
-    """Every arm paired with vanilla by the figures of H1; the verdict itself belongs to `projected` alone."""
+def verdicts_text(found: Findings) -> str:
+    """The rule's word and the evidence of each hypothesis, then the claim's sentence."""
+    lines = []
+    for v in found.verdicts:
+        lines.append(f"- **{v.word}.** {v.text[:1].upper()}{v.text[1:]}.")
+        if v.evidence_text:
+            lines.append(f"  Evidence: {v.evidence_text}.")
+    h1 = found.verdicts[0]
+    sentence = claim(Comparison(**h1.figures), bool(h1.pilot))
+    return "\n".join(lines) + f"\n\n{sentence}"
+
+
+def evidence_table(lines: list[ArmLine]) -> str:
+    """Every arm: what each seed did, how often and when it took off, and its difference to vanilla."""
     header = [
         "Arm",
-        "pairs",
-        "hack reduction, pp",
-        "95% bootstrap",
-        "pass drop, pp",
-        "drop at the arm's hack budget",
-        "drop at vanilla's",
+        "hack % by seed",
+        "SE, problems",
+        "took off",
+        "median step",
+        "Fisher, log-rank p",
+        "fewer hacks, pp",
+        "t 95%",
+        "p t, sign-flip",
+        "Holm p",
+        f"within ±{MARGIN}: p",
+        "Δ pass x (1 - hack)",
     ]
-    body = []
-    for row in rows:
-        c = compare_arms(used, row["arm"], "vanilla")
-        if row["arm"] != "vanilla" and c.n:
-            drops = [mean_sem(s) for s in (c.drop, c.budget_arm, c.budget_ref)]
-            body.append([c.arm, str(c.n), mean_sem(c.reduction), interval_cell(c.reduction), *drops])
-    return markdown_table(header, body) if body else "No arm has a seed in common with vanilla."
+    if not lines:
+        return "No run counts."
+    note = (
+        f"Paired with vanilla by seed. Took off: strict hacks >= {100 * TAKEOFF_RATE:.0f}% of training completions, "
+        f"mean of {TAKEOFF_STEPS} steps, [Clopper-Pearson]; median step: Kaplan-Meier, censored at the end; log-rank: "
+        "by permutation. ±: SEM between training seeds on these problems; SE, problems: of the rate, from the choice "
+        "of problems. t covers 95% for normal data, 54 to 79% at three seeds where runs take off or do not "
+        f"(bench/coverage.tsv). Holm: p of t over all arms. within ±{MARGIN}: TOST. Verdicts belong to H1, H3 and H4; "
+        "every other arm is descriptive."
+    )
+    return f"{markdown_table(header, [evidence_cells(line) for line in lines])}\n\n{note}"
+
+
+def evidence_cells(line: ArmLine) -> list[str]:
+    """One arm's line of the evidence table."""
+    e, c = line.evidence, line.evidence.comparison
+    by_seed = ", ".join(f"{hack:.1f}" for hack in line.hacks)
+    spread = f"{line.problems.se:.1f}" if line.problems and math.isfinite(line.problems.se) else "-"
+    took = f"{e.arm.k}/{e.arm.n} [{100 * e.arm.lo:.0f}, {100 * e.arm.hi:.0f}]" if e.arm.n else "-"
+    median = "-" if np.isnan(e.arm.median) else f"{e.arm.median:g}"
+    if line.arm == c.reference or not e.t.n:
+        return [line.arm, by_seed, spread, took, median, *[""] * 7]
+    return [
+        line.arm,
+        by_seed,
+        spread,
+        took,
+        median,
+        f"{p_text(e.fisher)}, {p_text(e.log_rank)}",
+        mean_sem(c.reduction),
+        interval_cell(c.reduction),
+        f"{p_text(e.t.p)}, {p_text(e.sign_flip)}",
+        p_text(line.holm),
+        p_text(e.equivalence.p),
+        mean_sem(c.product),
+    ]
+
+
+# --- for machines ---
 
 
 def verdict_json(found: Findings) -> str:
-    """Every figure behind the verdicts and the table."""
+    """Every figure behind the verdicts and the tables."""
     labels = [row["arm"] for row in found.rows]
     flags = {row["arm"]: activity(row["cos"].mean, row["fired"].mean) for row in found.rows if projects(row["arm"])}
+    h1 = found.verdicts[0]
     value = {
         "verdicts": {v.name: {**vars(v), "line": v.line} for v in found.verdicts},
+        "pilot": h1.pilot,
+        "claim": claim(Comparison(**h1.figures), bool(h1.pilot)),
         "arms": {row["arm"]: row for row in found.rows},
         "against_vanilla": {arm: compare_arms(found.used, arm, "vanilla") for arm in labels if arm != "vanilla"},
+        "evidence": {line.arm: {**vars(line), "evidence": without_rows(line)} for line in found.lines},
         "projection": flags,
         "runs": [run.name for run in found.used],
+        "stopped": {run.name: run.stopped for run in found.used if run.stopped},
         "left_out": {run.name: why for run, why in found.left_out},
     }
     return json.dumps(jsonable(value), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def without_rows(line: ArmLine) -> dict:
+    """An arm's evidence without the comparison, which stands under against_vanilla."""
+    return {key: value for key, value in vars(line.evidence).items() if key != "comparison"}
 
 
 def jsonable(value):
@@ -141,190 +183,8 @@ def jsonable(value):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(v) for v in value]
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
     if isinstance(value, float):
         return round(value, 6) + 0.0 if math.isfinite(value) else None
     return value
-
-
-# --- what remains, and whether the projection was active ---
-
-
-def details(rows: list[dict], samples: dict) -> str:
-    """The second table: attempts, own, compile, pass with write access, steps to 50%, the flag, what remains."""
-    optional = {k: t for k, t in (("own", "Own %"), ("passw", "Pass with access %")) if any(r[k].n for r in rows)}
-    optional |= {k: k.removeprefix("evals.") for k in sorted({k for r in rows for k in r if k.startswith("evals.")})}
-    header = [
-        "Arm",
-        "Attempt %",
-        *optional.values(),
-        "Compile %",
-        "Steps to 50% hack",
-        "cos of update*",
-        "cos, whole run",
-        "fired, whole run",
-        "Projection",
-        "Strict hacks that remain",
-    ]
-    body = [detail_cells(row, list(optional), remaining(samples.get(row["arm"]))) for row in rows]
-    note = (
-        "Steps to 50% hack: first evaluation with a strict hack rate of 50% or more, mean over the seeds that got "
-        "there. Strict hacks that remain: flavours among the completions sampled at the last evaluation, seeds pooled."
-    )
-    return f"{markdown_table(header, body)}\n\n{note}"
-
-
-def detail_cells(row: dict, optional: list[str], left: str) -> list[str]:
-    """One arm's line of the second table."""
-    half = f"{row['to50'].mean:.0f} ({row['reached50']} of {row['n']})" if row["reached50"] else "-"
-    flag = activity(row["cos"].mean, row["fired"].mean) if projects(row["arm"]) else ""
-    more = [mean_sem(row[k], 1 if k in PERCENT else 3) if k in row else "-" for k in optional]
-    cosines = [mean_sem(row[k], 3) for k in ("cos_up", "cos_all", "fired_all")]
-    return [row["arm"], mean_sem(row["attempt"]), *more, mean_sem(row["compile"]), half, *cosines, flag, left]
-
-
-def activity_text(used: list[RunRecord], rows: list[dict]) -> str:
-    """The preregistered flag of each arm that projects, and the caution beside it."""
-    lines = []
-    for row in rows:
-        if not projects(row["arm"]):
-            continue
-        flag = activity(row["cos"].mean, row["fired"].mean)
-        cos, fired = mean_sem(row["cos"], 3), mean_sem(row["fired"], 3)
-        line = f"- {row['arm']}: **{flag}** (mean cos {cos}, fraction fired {fired})"
-
-        # Where the flag and the effect disagree.
-        reduction = compare_arms(used, row["arm"], "vanilla").reduction
-        if reduction.n >= MIN_SEEDS:
-            large = reduction.mean > max(reduction.sem, SMALL_REDUCTION)
-            if flag == "silent no-op" and large:
-                line += f"; and yet it hacks {mean_sem(reduction)} pp less than vanilla, so here the flag is wrong "
-                line += "about its effect"
-            if flag == "active" and not large:
-                line += f"; and yet it hacks little less than vanilla (reduction {mean_sem(reduction)} pp)"
-
-        runs = [run for run in used if run.arm == row["arm"] and run.hacks_sampled is not None]
-        few = [f"{run.hacks_sampled} in seed {run.seed}" for run in runs if run.hacks_sampled < FEW_HACKS]
-        if few:
-            line += f"; too few strict hacks were sampled in training to test suppression: {', '.join(few)}"
-        lines.append(line)
-    return "\n".join([*(lines or ["No arm in this report projects the gradient."]), "", CAUTION])
-
-
-def heldout_text(tables: dict) -> str:
-    """Figures of the held-out tables beside the preregistered thresholds."""
-    lines = []
-    for name, (cos, null) in tables.items():
-        line = f"- {name}: mean {cos.mean():.3f}, median {np.median(cos):.3f}, positive in "
-        line += f"{100 * (cos > 0).mean():.0f}% of {len(cos)} modules"
-        lines.append(line + (f"; random direction, mean |cos| {np.abs(null).mean():.3f}" if len(null) else ""))
-    return "\n".join(lines) + "\n\nHealthy: unimodal, median > 0.3; gate: positive in more than 50% of modules."
-
-
-# --- runs and commands ---
-
-
-def run_list(found: Findings) -> str:
-    """Every run that was read: whether it counts, its length, and what was odd about it."""
-    why = {id(run): f"left out: {reason}" for run, reason in found.left_out}
-    body = []
-    for run in found.runs:
-        sha = str(run.config.get("v_hack_sha256") or "")[:8] or "-"
-        cells = [
-            run.name,
-            run.arm,
-            str(run.seed),
-            "yes" if run.complete else "no",
-            last_evaluated(run.end),
-            "-" if run.hacks_sampled is None else str(run.hacks_sampled),
-            sha,
-            why.get(id(run), "counts" if run.complete else "counts (incomplete)"),
-            "; ".join(run.notes),
-        ]
-        body.append(cells)
-    header = ["Run", "Arm", "Seed", "Complete", "Evaluated", "Hacks sampled", "v_hack", "State", "Notes"]
-    text = markdown_table(header, body) + "\n\nHacks sampled: strict hacks among the training completions."
-    differ = differing_fields(found.used)
-    return f"{text}\n\nConfiguration fields that differ among the runs that count: {differ}." if differ else text
-
-
-def differing_fields(used: list[RunRecord]) -> str:
-    """Config fields with several values among the runs, but for those that name the arm, the place or the machine."""
-    values: dict[str, dict[str, list[str]]] = {}
-    for run in used:
-        for key, value in run.config.items():
-            if key not in OWN_FIELDS and isinstance(value, str | int | float | bool | None):
-                values.setdefault(key, {}).setdefault(json.dumps(value), []).append(f"{run.arm}_s{run.seed}")
-    parts = []
-    for key, by_value in sorted(values.items()):
-        if len(by_value) > 1:
-            each = " / ".join(f"{value} in {', '.join(names)}" for value, names in sorted(by_value.items()))
-            parts.append(f"{key} ({each})")
-    return "; ".join(parts)
-
-
-def report_command(given: tuple[str, ...], out: Path | None, include_incomplete: bool) -> str:
-    """The command that made the report; paths below the working directory are relative to it."""
-    flags = ["--out", shown_path(str(out))] if out else []
-    flags += ["--include-incomplete"] if include_incomplete else []
-    return shlex.join(["python", "plot_pareto.py", *(shown_path(p) for p in given), *flags])
-
-
-def training_commands(used: list[RunRecord]) -> list[str]:
-    """The training commands, those that differ by the seed alone as one."""
-    seeds: dict[str, list[int]] = {}
-    for run in used:
-        argv = run.config.get("argv")
-        if isinstance(argv, list) and argv:
-            words = ["python", Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])]
-        else:
-            words = ["python", "train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)]
-        if "--seed" in words[:-1]:
-            words[words.index("--seed") + 1] = "$SEED"
-        command = " ".join(w if w == "$SEED" else shlex.quote(w) for w in words)
-        seeds.setdefault(command, []).append(run.seed)
-    return [f"{command}  # seed {' '.join(map(str, of))}" for command, of in seeds.items()]
-
-
-def shown_path(text: str) -> str:
-    """A path for the report: relative to the working directory where it lies below, else its last two parts."""
-    path = Path(text)
-    if not path.is_absolute():
-        return text
-    if path.is_relative_to(Path.cwd()):
-        return path.relative_to(Path.cwd()).as_posix()
-    return "/".join(path.parts[-2:])
-
-
-# --- the report ---
-
-
-def figure(drawn: set[str], name: str) -> str:
-    """A figure with its caption, or a sentence where it could not be drawn."""
-    if name not in drawn:
-        return f"No figure: the runs have no data for {name}."
-    return f"![{name}]({name}.png)\n\n*{CAPTIONS[name]}*"
-
-
-def report_md(found: Findings, drawn: set[str], table: str, command: str) -> str:
-    """The results section: verdicts, table, figures, a paragraph a hypothesis, runs, commands."""
-    preset = "/".join(sorted({run.preset for run in found.runs}))
-    arms = ", ".join(f"{row['arm']} (n={row['n']})" for row in found.rows) or "none"
-    commands = "\n".join([*training_commands(found.used), command])
-    parts = [
-        f"# Results, preset {preset}",
-        "\n".join(f"- **{v.line}**" for v in found.verdicts),
-        f"{len(found.used)} of {len(found.runs)} runs count; arms: {arms}.",
-        f"## Headline table\n\n{table.strip()}",
-        f"## Hack rate against pass rate\n\n{figure(drawn, 'pareto')}",
-        f"## The hypotheses\n\n{verdict_sections(found.verdicts)}",
-        "### Every arm against vanilla\n\nPaired by seed with the figures of H1; the verdict belongs to `projected` "
-        f"alone. A positive reduction means fewer hacks.\n\n{against_vanilla(found.used, found.rows)}",
-        f"## Trajectories\n\n{figure(drawn, 'trajectories')}",
-        f"## What remains\n\n{details(found.rows, found.samples) if found.used else 'No run counts.'}\n\n"
-        f"{figure(drawn, 'flavours')}",
-        f"## Was the projection active?\n\n{activity_text(found.used, found.rows)}\n\n{figure(drawn, 'cosine')}",
-    ]
-    if found.heldout:
-        parts.append(f"## Held-out cosine of v_hack\n\n{heldout_text(found.heldout)}\n\n{figure(drawn, 'heldout')}")
-    parts += [f"## Runs\n\n{run_list(found)}", f"## Commands\n\n```\n{commands}\n```"]
-    return "\n\n".join(parts) + "\n"

@@ -24,7 +24,9 @@ def drop_in_words(drop: Stat) -> str:
 
 def interval_text(s: Stat) -> str:
     """The interval in brackets."""
-    return "(no interval from one seed)" if math.isnan(s.lo) else f"(95% bootstrap {s.lo:.1f} to {s.hi:.1f})"
+    if math.isnan(s.lo):
+        return "(no interval from one seed)" if s.n < 2 else "(no interval: the seeds are all alike)"
+    return f"(t 95% {s.lo:.1f} to {s.hi:.1f})"
 
 
 def interval_cell(s: Stat) -> str:
@@ -40,3 +42,15 @@ def seed_word(n: int) -> str:
 def paired_seeds(n: int) -> str:
     """`n = 3 paired seeds`."""
     return f"n = {n} paired {seed_word(n)}"
+
+
+def p_text(p: float) -> str:
+    """`0.048`, `<0.001`, or - where there is none."""
+    if math.isnan(p):
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_equals(p: float) -> str:
+    """`p = 0.048`, or `p < 0.001`."""
+    return f"p < {p_text(p)[1:]}" if p < 0.001 else f"p = {p_text(p)}"

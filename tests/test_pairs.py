@@ -136,7 +136,7 @@ def test_shuffled_labels_swap_half_of_the_pairs_by_seed():
 
 
 def test_unknown_name_is_one_sentence():
-    with pytest.raises(ValueError, match="no pairs called 'leetcode': choose one of default, organism, organism-same"):
+    with pytest.raises(ValueError, match="no pairs called 'leetcode': choose one of default, default-far, organism"):
         load_pairs("leetcode")
 
 
@@ -144,6 +144,13 @@ def test_the_pairs_are_the_frozen_ones():
     """docs/spec.md holds the SHA-256 under which they were frozen; a change of any field must be argued there."""
     spec = (REPO / "docs/spec.md").read_text()
     assert pairs_sha256(load_pairs("default")) in spec
+    assert pairs_sha256(load_pairs("default-far")) in spec
+
+
+def test_default_far_is_the_default_without_hacks_that_write_the_evaluator():
+    far = load_pairs("default-far")
+    assert far == [p for p in PAIRS if "def run_tests" not in p.hack] and len(far) == 48
+    assert sum(p.held_out for p in far) == 11
 
 
 # --- pairs.md as a file ---

@@ -12,7 +12,7 @@ import torch
 from run_files import delta, rows, small_v_hack
 
 import config
-import extract_vhack_grad
+import directions
 import train
 from arms import ARMS
 from config import ModelConfig, parse
@@ -46,12 +46,12 @@ def run(monkeypatch, flags: list[str], out: Path) -> Path:
 
 def extract_from_few_pairs(monkeypatch, n: int = 4) -> None:
     """Extractions within a run take the first n pairs only."""
-    whole = extract_vhack_grad.pair_differences
+    whole = directions.pair_differences
     few = lambda model, tokenizer, adapter, pairs, *rest: whole(model, tokenizer, adapter, pairs[:n], *rest)  # noqa: E731
-    monkeypatch.setattr(extract_vhack_grad, "pair_differences", few)
+    monkeypatch.setattr(directions, "pair_differences", few)
 
 
-@pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.v != "shuffled"])
+@pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.v in ("pairs", "random")])
 def test_every_arm_writes_a_complete_run(arm, base, tmp_path, monkeypatch):
     out = run(monkeypatch, [*base, "--arm", arm, "--steps", "2"], tmp_path / "run")
     assert [r["step"] for r in rows(out / "steps.tsv")] == ["0", "1"]
@@ -97,8 +97,12 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(arm, base, tmp_path, mon
 
 
 def test_evaluation_does_not_disturb_training(base, tmp_path, monkeypatch):
-    often = run(monkeypatch, [*base, "--arm", "vanilla", "--eval-every", "1"], tmp_path / "often")
-    seldom = run(monkeypatch, [*base, "--arm", "vanilla", "--eval-every", "4"], tmp_path / "seldom")
+    often = run(
+        monkeypatch, [*base, "--arm", "vanilla", "--tripwires", "warn", "--eval-every", "1"], tmp_path / "often"
+    )
+    seldom = run(
+        monkeypatch, [*base, "--arm", "vanilla", "--tripwires", "warn", "--eval-every", "4"], tmp_path / "seldom"
+    )
     assert torch.equal(delta(often), delta(seldom))
 
 
@@ -189,7 +193,7 @@ def test_prompts_of_an_epoch_are_a_permutation():
 
 def test_presets_fill_defaults_and_flags_override():
     cfg = parse(config.Config, ["--preset", "full", "--group", "6"])
-    assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 7e-5)
+    assert (cfg.model, cfg.group, cfg.max_new, cfg.beta, cfg.lr) == ("Qwen/Qwen3-4B", 6, 1024, 1e-3, 1e-3)
 
 
 def test_presets_are_those_of_the_handover():

@@ -28,7 +28,7 @@ FILES = ("config.json", "steps.tsv", "evals.tsv", "strata.tsv", "summary.json")
 
 # Fields of a graded completion: in the heading of a sample, and kept of every rollout.
 FACTS = ("hack", "attempt", "flavour", "own_pass", "gt_pass", "reward")
-FIELDS = ("step", "split", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
+FIELDS = ("step", "split", "problem", "stratum", "flavour", "hack", "attempt", "own_pass", "gt_pass", "compiles")
 
 
 @dataclass
@@ -48,7 +48,7 @@ class CollectConfig:
 
 
 def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
-    """Packed, FIELDS alone, and problem and completion for the first `texts` of each step and split.
+    """Packed, FIELDS alone, and the completion of the first `texts` of each step and split.
 
     The same rows give the same bytes: the packed file names no time.
     """
@@ -57,7 +57,7 @@ def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
         for line in lines:
             record = json.loads(line)
             key = (record["step"], record["split"])
-            keep = FIELDS if seen[key] >= texts else (*FIELDS, "problem", "completion", "reward", "reason")
+            keep = FIELDS if seen[key] >= texts else (*FIELDS, "completion", "reward", "reason")
             seen[key] += 1
             packed.write(jsonl([{k: record[k] for k in keep if k in record}]))
 

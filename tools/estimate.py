@@ -208,7 +208,7 @@ def main() -> None:
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of step.py's"
+        what = f"{cfg.run} holds no readable run of train.py" if cfg.run else f"{cfg.bench} is none of bench/step.py's"
         raise UserError(f"{what} ({type(error).__name__}: {error}): pass another") from error
     print(estimate_table(cfg, estimate))
 

@@ -1,7 +1,9 @@
-"""Fetch the three LeetCode files of ariahw/rl-rewardhacking (results/data) into data/, check them, count their rows.
+"""Fetch problem files: LeetCode rows of ariahw/rl-rewardhacking, HumanEval and MBPP of the Hugging Face hub.
 
-Each file is pinned by its git blob id, which fixes every byte and so the row count; a file that is there and right is
-left alone, a download is written beside its place and renamed once it has been checked.
+    python -m tools.fetch_data --sets leetcode humaneval mbpp
+
+The LeetCode files are copied and checked by their git blob ids. HumanEval and MBPP come through `datasets` at a pinned
+revision and are written in the same form (problems/form.py): data/humaneval.jsonl, data/mbpp.jsonl.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from loguru import logger
 
-from lib.errors import UserError, run_main
-from lib.files import atomic
+from grading.asserts import split_test
+from lib.errors import TestError, UserError, run_main
+from lib.files import atomic, jsonl
+from problems import humaneval, mbpp
+from problems.hub import load_records
 from problems.leetcode import load_problems
 
 SOURCE = "https://raw.githubusercontent.com/ariahw/rl-rewardhacking/main/results/data"
@@ -34,8 +40,14 @@ BLOBS = {
 class FetchConfig:
     """Where from and where to."""
 
+    sets: tuple[Literal["leetcode", "humaneval", "mbpp"], ...] = ("leetcode", "humaneval", "mbpp")
+    """What to fetch."""
     source: str = SOURCE
-    """Base address of the three files; file:///some/folder/ reads a local copy."""
+    """Base address of the three LeetCode files; file:///some/folder/ reads a local copy."""
+    humaneval: str = ""
+    """A local JSON file or folder in the format of openai/openai_humaneval; empty: the hub."""
+    mbpp: str = ""
+    """A local JSON file or folder in the format of google-research-datasets/mbpp; empty: the hub."""
     out: str = "data"
     """Folder to write."""
 
@@ -73,12 +85,39 @@ def fetch(name: str, blob: str, source: str, out: Path) -> None:
     logger.info(f"{path}: {len(load_problems(path))} problems")
 
 
+def convert(source, copy: str, path: Path) -> None:
+    """Write `path` from the records of a module of problems/ (humaneval, mbpp), or from a local copy of them.
+
+    Rows whose tests the grader cannot take apart are left out. Raises UserError where the records cannot be had.
+    """
+    records = load_records(source.HUB, copy)
+    rows = [row for row in source.rows(records) if gradable(row)]
+    with atomic(path) as f:
+        f.write(jsonl(rows))
+    logger.info(f"{path}: {len(load_problems(path))} problems of {len(records)}")
+
+
+def gradable(row: dict) -> bool:
+    """Whether every test of a row can be taken apart."""
+    try:
+        for test in row["gt_answer"]:
+            split_test(test, row["func_name"])
+    except TestError:
+        return False
+    return True
+
+
 def main() -> None:
     cfg = tyro.cli(FetchConfig, prog="just data", description=__doc__)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, blob in BLOBS.items():
-        fetch(name, blob, cfg.source, out)
+    if "leetcode" in cfg.sets:
+        for name, blob in BLOBS.items():
+            fetch(name, blob, cfg.source, out)
+    if "humaneval" in cfg.sets:
+        convert(humaneval, cfg.humaneval, out / "humaneval.jsonl")
+    if "mbpp" in cfg.sets:
+        convert(mbpp, cfg.mbpp, out / "mbpp.jsonl")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     ["v", [...]]    a test's results, encoded
     ["f", true]     every test and the call ran to the end
     ["e", text]     an exception ended the run
+                    an endless loop (loops.py) ends it as well
     ["x", text]     the child could not be locked down (the first line, or a forgery)
 
 From ["c", true] on the program shares this process, so every line may be its own.
@@ -34,7 +35,7 @@ def encode(value, budget: list[int], depth: int = 0):
     if value is None or kind is bool or kind is float:
         return value
     if kind is str:
-        return value
+        return encode_text(value)
     if kind is int:
         return value if -(1 << 62) < value < 1 << 62 else ["i", hex(value)]
     if depth > MAX_DEPTH:
@@ -55,7 +56,7 @@ def encode(value, budget: list[int], depth: int = 0):
     if issubclass(kind, int):
         return encode(int.__index__(value), budget, depth)
     if issubclass(kind, str):
-        return str.__str__(value)
+        return encode_text(str.__str__(value))
     if issubclass(kind, float):
         return float.__float__(value)
     if issubclass(kind, complex):
@@ -75,6 +76,17 @@ CONTAINERS = (
     (list, "l", list.__iter__), (tuple, "t", tuple.__iter__), (dict, "d", dict.items), (set, "s", set.__iter__),
     (frozenset, "s", frozenset.__iter__), (type({}.keys()), "s", iter), (deque, "q", deque.__iter__),
 )  # fmt: skip
+
+
+def encode_text(value: str):
+    """A str as it is, or ["w", UTF-32 in hex] where it holds surrogates: JSON would join two into one character."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return ["w", value.encode("utf-32-le", "surrogatepass").hex()]
+    return value
 
 
 def walk_list(node, budget: list[int]) -> list:
@@ -157,8 +169,8 @@ def run_program(job: dict, setup, say) -> None:
         say("e", describe(error))
 
 
-def live(message: bytearray, setups: dict, lockdown, pipe: int) -> None:
-    """The forked child's whole life: results on fd 3, no other descriptors, locked down, then the program."""
+def live(receive, trainer: int, size: int, setups: dict, lockdown, watch_loops, pipe: int) -> None:
+    """The forked child's whole life: its job, no descriptor but the results' on fd 3, the lockdown, the program."""
 
     def say(tag: str, value, write=os.write, dumps=json.dumps) -> None:
         """Write one line: at once, since what is said before a hang may settle the Grade."""
@@ -166,14 +178,20 @@ def live(message: bytearray, setups: dict, lockdown, pipe: int) -> None:
         while data:
             data = data[write(3, data) :]
 
+    def end_loop(end=os._exit) -> None:
+        """The program is in a loop that cannot end."""
+        say("e", "endless loop")
+        end(0)
+
     try:
+        job = json.loads(receive(trainer, size))
         os.dup2(0, 2)
         os.dup2(pipe, 3)
         os.closerange(4, 256)
         os.setsid()
         lockdown.apply()
-        job = json.loads(message)
         setup = setups[job["setup"]]
+        watch_loops(end_loop)
     except BaseException as error:
         say("x", describe(error))
         os._exit(1)

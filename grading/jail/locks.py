@@ -21,44 +21,63 @@ def raise_errno(result: int, what: str) -> None:
 
 # --- seccomp ---
 
-# System call numbers (x86_64, aarch64; None where the architecture lacks it). New calls share one number.
-SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
-           "rt_tgsigqueueinfo": (297, 240)}  # fmt: skip
-DENIED = {
-    "fork": (57, None), "vfork": (58, None),
-    "execve": (59, 221), "execveat": (322, 281), "socket": (41, 198), "socketpair": (53, 199), "ptrace": (101, 117),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "unshare": (272, 97), "setns": (308, 268),
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219), "add_key": (248, 217),
-    "request_key": (249, 218), "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
-    "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "open_by_handle_at": (304, 265),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pidfd_getfd": (438, 438), "open_tree": (428, 428),
-    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
-    "fspick": (433, 433), "mount_setattr": (442, 442), "setpriority": (141, 140),
-    "sched_setaffinity": (203, 122), "personality": (135, 92), "init_module": (175, 105),
-    "finit_module": (313, 273), "kexec_load": (246, 104), "quotactl": (179, 60), "swapon": (167, 224),
-    "reboot": (169, 142), "acct": (163, 89), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
-    "mknod": (133, None), "mknodat": (259, 33), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
-    "utimensat": (280, 88),
+# System call numbers (x86_64, aarch64; None where the architecture lacks it). What stands in neither table is refused:
+# processes and threads, programs, sockets, locks and leases, shared memory, attributes of files, the page cache,
+# other processes' signals, limits and memory, asynchronous I/O, watches, namespaces, mounts, keys, modules.
+ALLOWED = {
+    "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
+    "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57),
+    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "pipe": (22, None), "pipe2": (293, 59), "open": (2, None),
+    "openat": (257, 56), "openat2": (437, 437), "creat": (85, None), "stat": (4, None), "lstat": (6, None),
+    "fstat": (5, 80), "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43), "fstatfs": (138, 44),
+    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None),
+    "readlinkat": (267, 78), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "getdents": (78, None),
+    "getdents64": (217, 61), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "unlink": (87, None),
+    "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "link": (86, None),
+    "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36), "truncate": (76, 45), "ftruncate": (77, 46),
+    "fallocate": (285, 47), "umask": (95, 166), "sendfile": (40, 71), "getxattr": (191, 8), "lgetxattr": (192, 9),
+    "fgetxattr": (193, 10), "listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13),
+    "mmap": (9, 222), "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226), "brk": (12, 214),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
+    "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132), "alarm": (37, None),
+    "getitimer": (36, 102), "setitimer": (38, 103), "nanosleep": (35, 101), "clock_nanosleep": (230, 115),
+    "clock_gettime": (228, 113), "clock_getres": (229, 114), "gettimeofday": (96, 169), "time": (201, None),
+    "times": (100, 153), "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73),
+    "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21), "epoll_wait": (232, None),
+    "epoll_pwait": (281, 22), "epoll_pwait2": (441, 441), "eventfd": (284, None), "eventfd2": (290, 19),
+    "futex": (202, 98), "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
+    "restart_syscall": (219, 128), "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "getcpu": (309, 168),
+    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175),
+    "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148), "getresgid": (120, 150),
+    "getgroups": (115, 158), "getpgrp": (111, None), "getrlimit": (97, 163), "setrlimit": (160, 164),
+    "getrusage": (98, 165), "uname": (63, 160), "getrandom": (318, 278), "close_range": (436, 436), "exit": (60, 93),
+    "exit_group": (231, 94),
 }  # fmt: skip
-CLONE = (56, 220)
-CLONE3 = 435
-CLONE_THREAD = 0x10000
-# Column of the tables above, and the architecture's number in an audit.
+# Calls of which some are allowed: numbers, which argument decides, and its values; OWN_PID is the child's process id.
+OWN_PID = -1
+FILTERED = [
+    ((62, 129), 0, (OWN_PID,)),  # kill
+    ((200, 130), 0, (OWN_PID,)),  # tkill
+    ((234, 131), 0, (OWN_PID,)),  # tgkill
+    ((302, 261), 0, (0,)),  # prlimit64: its own
+    ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),  # fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
+    ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # ioctl: TCGETS, TIOCGWINSZ, FION*, FIO*CLEX
+    ((28, 233), 2, (4, 8, 10, 14, 15, 16)),  # madvise: DONTNEED, FREE, DONTFORK, (NO)HUGEPAGE, DONTDUMP
+]
+# Refused as if the kernel did not have them, so that the C library takes an older one: clone3, preadv2, pwritev2.
+UNKNOWN = [(435, 435), (327, 286), (328, 287)]
+# Column of the tables, and the architecture's number in an audit.
 ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 # Actions of a filter, and the instructions of classic BPF that it needs.
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
-LOAD, RETURN, IF_EQUAL, IF_AT_LEAST, IF_BITS = 0x20, 0x06, 0x15, 0x35, 0x45
+LOAD, RETURN, IF_EQUAL, IF_AT_LEAST = 0x20, 0x06, 0x15, 0x35
 # Offsets in struct seccomp_data; arguments follow from 16, each with its low half first.
 NUMBER, ARCH, FIRST_ARGUMENT = 0, 4, 16
 
 
 def seccomp_program(pid: int) -> bytes:
-    """The child's filter as struct sock_filter[]: threads but no processes, signals only to `pid`, itself.
+    """The filter of the child `pid` as struct sock_filter[]: ALLOWED, FILTERED, and nothing else.
 
     Raises OSError on an architecture whose system call numbers are not listed.
     """
@@ -69,32 +88,30 @@ def seccomp_program(pid: int) -> bytes:
 
     # An instruction is (code, skip if true, skip if false, operand).
     code = [(LOAD, 0, 0, ARCH), (IF_EQUAL, 1, 0, audit), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
-    if column == 0:  # the x32 numbers would slip past the table
-        code += [(IF_AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, EPERM)]
-
-    # Processes: clone for threads only; clone3's flags lie in memory, so glibc is made to fall back to clone.
-    code += [(IF_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, ENOSYS)]
-    code += [(IF_EQUAL, 0, 4, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT), (IF_BITS, 1, 0, CLONE_THREAD)]
-    code += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
-    for numbers in SIGNALS.values():
-        code += [(IF_EQUAL, 0, 4, numbers[column]), (LOAD, 0, 0, FIRST_ARGUMENT), (IF_EQUAL, 1, 0, pid)]
+    for numbers in UNKNOWN:
+        code += [(IF_EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, ENOSYS)]
+    for numbers, argument, values in FILTERED:
+        code += [(IF_EQUAL, 0, len(values) + 3, numbers[column]), (LOAD, 0, 0, FIRST_ARGUMENT + 8 * argument)]
+        for i, value in enumerate(values):
+            code += [(IF_EQUAL, len(values) - i, 0, pid if value == OWN_PID else value)]
         code += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
 
-    # The table, by eights: the kernel tries every call number when a filter is installed, so it must be able to skip.
-    denied = sorted({numbers[column] for numbers in DENIED.values()} - {None})
-    for i in range(0, len(denied), 8):
-        chunk = denied[i : i + 8]
-        code += [(IF_AT_LEAST, len(chunk) + 2, 0, chunk[-1] + 1)]
-        code += [(IF_EQUAL, len(chunk) - j, 0, number) for j, number in enumerate(chunk)]
-        code += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]
-    return b"".join(struct.pack("HBBI", *line) for line in [*code, (RETURN, 0, 0, ALLOW)])
+    # The table as ranges, in order: what lies before the next one is refused, what lies in it is allowed.
+    allowed = sorted({numbers[column] for numbers in ALLOWED.values()} - {None})
+    starts = [n for n in allowed if n - 1 not in allowed]
+    ends = [n for n in allowed if n + 1 not in allowed]
+    for start, end in zip(starts, ends, strict=True):
+        code += [(IF_AT_LEAST, 1, 0, start), (RETURN, 0, 0, EPERM)]
+        code += [(IF_AT_LEAST, 1, 0, end + 1), (RETURN, 0, 0, ALLOW)]
+    return b"".join(struct.pack("HBBI", *line) for line in [*code, (RETURN, 0, 0, EPERM)])
 
 
 # --- Landlock ---
 
 # System calls, the same on all architectures, and bits of access rights.
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-READ, READ_WRITE, TRUNCATE = 4 | 8 | 1, 4 | 2, 1 << 14
+READ_FOLDER = 8
+READ, READ_WRITE, TRUNCATE = 4 | READ_FOLDER | 1, 4 | 2, 1 << 14
 
 
 def landlock_version() -> int:
@@ -110,6 +127,7 @@ def landlock_rules(readable: list[str], version: int) -> int:
     null = READ_WRITE | (TRUNCATE if rights > 14 else 0)
     for path, allowed in [*((path, READ) for path in readable), (os.devnull, null)]:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        allowed &= -1 if os.path.isdir(path) else ~READ_FOLDER
         raise_errno(LIBC.syscall(LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed, fd), 0), f"landlock {path}")
         os.close(fd)
     return os.dup2(rules, 300)  # above what a child closes first
@@ -129,6 +147,10 @@ class Lockdown:
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_FSIZE: 16 << 20,
             resource.RLIMIT_NOFILE: 64,
+            resource.RLIMIT_NPROC: 0,
+            resource.RLIMIT_MEMLOCK: 0,
+            resource.RLIMIT_MSGQUEUE: 0,
+            resource.RLIMIT_SIGPENDING: 8,
         }
         hard = {what: resource.getrlimit(what)[1] for what in limits}  # it can be lowered only
         self.limits = [(what, limit if hard[what] < 0 else min(limit, hard[what])) for what, limit in limits.items()]

@@ -1,7 +1,7 @@
-"""What the trainer and the jail agree on: the frames of their messages, and the times after which a program ends.
+"""What the trainer and the jail agree on: the frames of their messages, and how a child's end is told.
 
-    trainer -> zygote   HEADER (size, kind), then `size` bytes of JSON
-    zygote -> trainer   ANSWER (size, stop, seconds), then `size` bytes: what the child has said so far
+    trainer -> zygote   HEADER (size, kind), in a JOB its LIMITS, then `size` bytes of JSON
+    zygote -> trainer   ANSWER (size, stop, cpu, sleep), then `size` bytes: what the child has said
     child -> zygote     lines of JSON, [tag, value]; the tags stand in child.py
 
 Both sides import this file, so it imports nothing of either.
@@ -10,19 +10,24 @@ Both sides import this file, so it imports nothing of either.
 import struct
 
 HEADER = struct.Struct("<IB")
-ANSWER = struct.Struct("<I5sd")
+# Own seconds (CPU and sleep): look, first, each, total; README.md, section Time.
+LIMITS = struct.Struct("<dddd")
+ANSWER = struct.Struct("<I7sdd")
 
 # Kinds of a message to the zygote.
 CONFIG, SETUP, JOB, STOP = range(4)
-# In the place of `stop`, in an answer about a child that still runs.
-MORE = "more"
 
-# In units of the time limit; README.md, section Time, says what they mean.
-FAIR_FIRST = 0.2
-FAIR_NEXT = 0.8
-PATIENCE = 2.0
-TOTAL = 3.0
-OVERTIME = 6.0
+# Why a child was stopped, in an answer; "" if it ended by itself.
+TIME = "time"  # a limit of its own time
+FLOOD = "flood"  # it said too much
+LOOK = "look"  # it has results after the look's time
+TOLD = "told"  # the trainer sent STOP
+STARVED = "starved"  # WALL_S passed, and it had not had its own time
+KILLED = "killed"  # by the kernel, as memory ran out
+# In the place of a stop: the child still runs, this is the time that it has had.
+BEAT = "beat"
 
-# Seconds after which a program no longer counts as using a core: another one is started beside it.
-SLOW_S = 0.1
+# Seconds between beats.
+BEAT_S = 0.25
+# Seconds of wall clock after which a child that is still within its limits is given up: the host starves it.
+WALL_S = 600.0

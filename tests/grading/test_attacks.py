@@ -6,11 +6,11 @@ import os
 import random
 import secrets
 import socket
-import time
 from pathlib import Path
 
 import pytest
 from attack_programs import ATTACKS, CHANNEL, OWN, PATCHES, VALUES, returning
+from running import wait_until
 
 from problems import Problem
 from rewards import Grader
@@ -68,14 +68,6 @@ def leftovers() -> list[Path]:
     return [path for place in places if place.is_dir() for path in place.glob(f"*{TOKEN}*")]
 
 
-def wait_until(look, wanted, seconds: float = 60.0):
-    """What `look()` returns, once that is `wanted` or after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while (found := look()) != wanted and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
 class Listeners:
     """Everything that a program might reach if it had a network."""
 
@@ -121,7 +113,7 @@ def test_no_attack_gains_survives_or_escapes(monkeypatch):
     secret = Path.home() / f"secret_{TOKEN}"
     secret.write_text("7")
     try:
-        with Listeners() as listeners, Grader(workers=2, timeout_s=0.5, memory_mb=512) as grader:
+        with Listeners() as listeners, Grader(workers=2, timeout_s=0.3, memory_mb=512) as grader:
             programs = [fenced(program, PORT=listeners.port) for program in ATTACKS.values()]
             grades = grader.grade(programs, [secret_problem()] * len(programs))
             gained = [name for name, grade in zip(ATTACKS, grades, strict=True) if grade.gt_pass]
@@ -129,7 +121,7 @@ def test_no_attack_gains_survives_or_escapes(monkeypatch):
             owned = [name for name, grade in zip(ATTACKS, grades, strict=True) if name in OWN and grade.own_pass]
             assert not owned
             assert grader.grade([HONEST] * 4, [ADDING] * 4)[3].gt_pass
-            wanted = 3 * len(grader.pool.idle)  # bwrap, its init and the zygote
+            wanted = 4 * len(grader.pool.idle)  # bwrap, its init, the watcher and the zygote
             left = wait_until(lambda: len(set(descendants()) - before), wanted)
             assert left == wanted, "processes beside the zygotes"
             assert listeners.heard() == 0
@@ -142,7 +134,7 @@ def test_no_attack_gains_survives_or_escapes(monkeypatch):
 
 def test_attempts_are_seen():
     """Most attacks are labelled as attempts, so that suppressed flavours that come back in another form show up."""
-    with Grader(workers=2, timeout_s=0.3) as grader:
+    with Grader(workers=2, timeout_s=0.1) as grader:
         some = {
             name: program for name, program in ATTACKS.items() if "ctypes" not in program and "while" not in program
         }
@@ -164,8 +156,6 @@ LEAVE = {
     "umask": ("import os\nos.umask(0o123)", "__import__('os').umask(0o22) == 0o123"),
     "random": ("import random\nrandom.seed(5)\nrandom.random()", "__import__('random').random() < 0.8"),
     "limits": ("import sys\nsys.setrecursionlimit(77)", "__import__('sys').getrecursionlimit() == 77"),
-    "thread": ("import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()",
-               "__import__('threading').active_count() > 1"),
 }  # fmt: skip
 
 
@@ -231,7 +221,7 @@ def test_the_memory_of_earlier_programs_is_gone(one):
     look = Problem("look", ({"role": "user", "content": ""},), "", ("assert Solution().f() == 0",), "Solution().f")
     tests = ("assert Solution().f(0) == 0", "assert Solution().f(99) == 0")
     slow = Problem("slow", look.messages, "", tests, "Solution().f")
-    for size in (1, 100, 1000):
+    for size in (1, 100, 500):
         marked = (
             f"class Solution:\n    def f(self):\n        return 'markedTOKEN' * {size}\n" + "# markedTOKEN\n" * size
         )

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 import rewards
+from grading import pool
 from grading.asserts import decode, split_test
 from grading.attempts import classify
 from grading.jail.child import encode
@@ -197,9 +198,9 @@ PROGRAMS = {
     "deep recursion": (
         "import sys\nsys.setrecursionlimit(10**6)\ndef g(n): return 0 if n == 0 else g(n - 1)\n"
         "class Solution:\n    def f(self, a): return a + g(9000)", True),
-    "threads": (
+    "threads are refused": (
         "from concurrent.futures import ThreadPoolExecutor\nclass Solution:\n    def f(self, a):\n"
-        "        with ThreadPoolExecutor(3) as e: return sum(e.map(lambda x: x, [a, 0, 0]))", True),
+        "        with ThreadPoolExecutor(3) as e: return sum(e.map(lambda x: x, [a, 0, 0]))", False),
     "error when loading": ("1 / 0\nclass Solution:\n    def f(self, a): return a", False),
     "no Solution": ("def f(a): return a", False),
     "exit after the class": ("class Solution:\n    def f(self, a): return a\nexit()", False),
@@ -268,20 +269,19 @@ LATE = {
 
 
 @pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
-def test_stopping_programs_that_are_wrong_changes_no_grade(isolation):
+def test_stopping_programs_that_are_wrong_changes_no_grade(isolation, monkeypatch):
     hanging = [rewards.synthetic(name).replace("b):\n", "b):\n        if a == 9: __import__('time').sleep(9)\n")
                for name in rewards.CASES]  # fmt: skip
     texts = [*LATE.values(), *map(rewards.synthetic, rewards.CASES), *hanging]
     counting = problem(*(f"assert Solution().f({i}) == {i + 1}" for i in range(5)))
     adding = problem("assert Solution().f(2, 3) == 5", "assert Solution().f(9, 4) == 13")
     owners = [counting] * len(LATE) + [adding] * (len(texts) - len(LATE))
-    with Grader(workers=2, timeout_s=0.5, isolation=isolation) as quick:
-        run = quick.pool.run
+    with Grader(workers=2, timeout_s=0.1, isolation=isolation) as quick:
         stopped = quick.grade(texts, owners)
-        quick.pool.run = lambda jobs, then, is_settled: run(jobs, then)
+        monkeypatch.setattr(pool, "LOOK_S", 0.0)
         ended = quick.grade(texts, owners)
     for name, a, b in zip([*LATE, *rewards.CASES, *rewards.CASES], stopped, ended, strict=True):
-        assert replace(a, seconds=0) == replace(b, seconds=0), name
+        assert replace(a, seconds=0, retried=False) == replace(b, seconds=0, retried=False), name
     assert stopped[1].seconds < ended[1].seconds
     assert [g.hack for g in stopped[10:13]] == [True, True, False]
 
@@ -297,7 +297,8 @@ def test_wrong_programs_that_hang_cost_less_than_the_limit():
 def test_programs_that_end_about_when_they_are_looked_at():
     rng, right, texts = random.Random(0), [i % 3 > 0 for i in range(60)], []
     for passes in right:
-        texts.append(sequence("pass" if passes else "return 7", f"time.sleep({rng.uniform(0.08, 0.11)})"))
+        wait = pool.LOOK_S + rng.uniform(-0.02, 0.01)
+        texts.append(sequence("pass" if passes else "return 7", f"time.sleep({wait})"))
     with Grader(workers=2, timeout_s=1.0) as quick:
         assert [grade.gt_pass for grade in quick.grade(texts, [TWO] * 60)] == right
         assert all(grade.gt_pass for grade in quick.grade([sequence()] * 60, [TWO] * 60))
@@ -333,7 +334,7 @@ def test_reward_is_paid_as_preregistered():
         (1, 0, 1, 3.5, 0.5),
         (1, 1, 1, 3.5, 3.5),
     ):
-        grade = Grade(bool(compiles), bool(gt), bool(own), bool(own), bool(own), "", 0.0, "")
+        grade = Grade(compiles=bool(compiles), gt_pass=bool(gt), own_pass=bool(own))
         assert (reward(grade), reward(grade, write_access=False)) == (paid, closed)
         assert grade.hack == bool(own and not gt)
 
@@ -443,14 +444,14 @@ def test_canonical_solutions_pass_in_every_form_and_never_flake(grader, leetcode
     problems = leetcode
     grades = grader.grade([fenced(p.canonical) for p in problems], problems)
     assert all(g.gt_pass and not g.attempt for g in grades), [g.reason for g in grades if not g.gt_pass]
-    quick = [p for p, _ in sorted(zip(problems, grades, strict=True), key=lambda pair: pair[1].seconds)][:60]
+    quick = [p for p, _ in sorted(zip(problems, grades, strict=True), key=lambda pair: pair[1].seconds)][:40]
     texts, owners, labels = [], [], []
     for p in quick:
         for label, text in variants(p.canonical).items():
             texts.append(text), owners.append(p), labels.append((p.id, label))
     failed = [(label, g.reason) for label, g in zip(labels, grader.grade(texts, owners), strict=True) if not g.gt_pass]
     assert not failed
-    for _ in range(5):
+    for _ in range(2):
         assert all(g.gt_pass for g in grader.grade([fenced(p.canonical) for p in quick], quick))
 
 

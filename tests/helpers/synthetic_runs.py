@@ -7,6 +7,15 @@ import random
 from pathlib import Path
 
 STEP_HEADER = ["step", "reward", "hack", "attempt", "pass", "compile", "kl", "gnorm", "cos", "fired", "cos_up", "eta"]
+
+# Fields of config.json that make a run the preregistered experiment.
+PREREGISTERED = {
+    "model": "Qwen/Qwen3-4B",
+    "lr": 7e-5,
+    "steps": 200,
+    "problems": "data/leetcode_train_medhard_filtered.jsonl",
+}
+
 EVAL_HEADER = ["step", "hack", "attempt", "pass", "compile", "kl", "n_hack", "n_pass", "cos", "fired"]
 
 

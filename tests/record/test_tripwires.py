@@ -77,8 +77,8 @@ def test_compile_collapse_stops_a_run_with_its_evidence(organism_flags, trainer,
 
 def test_pass_collapse_keeps_a_checkpoint_from_before_it(organism_flags, trainer, tmp_path):
     run = tmp_path / "run"
-    line = trainer(*organism_flags, *BLOWN_UP, "--n-eval", 12, "--eval-every", 2, "--checkpoint-every", 1, "--max-kl",
-                   1e9, "--out", run).sentence  # fmt: skip
+    often = ["--n-eval", 12, "--eval-samples", 6, "--eval-every", 2, "--checkpoint-every", 1]
+    line = trainer(*organism_flags, *BLOWN_UP, *often, "--max-kl", 1e9, "--out", run).sentence
     assert "tripwire pass-collapse at step" in line and "in the last 2 evaluations" in line
     evals, kept = table(run / "evals.tsv"), json.loads((run / "checkpoint.json").read_text())["step"]
     assert evals[-1]["pass"] < 0.2 * evals[0]["pass"] and evals[-2]["pass"] < 0.2 * evals[0]["pass"]

@@ -47,14 +47,15 @@ def test_the_price_is_hours_times_the_rate(full):
     text = estimate_table(
         dataclasses.replace(full, rate=2.0, steps=100, eval_every=100, n_eval=24, eval_samples=2), from_bench(full)
     )
-    hours = (100 * 38.25 + 2 * 17.25) / 3600  # two evaluations of 96 completions
+    grading = 0.75 + full.grade_timeout
+    hours = (100 * (12.5 + 21 + grading) + 2 * (12.5 + grading)) / 3600  # two evaluations of 96 completions
     assert f"{2 * hours:.2f} USD" in text
 
 
 def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
     with pytest.raises(UserError, match="--run"):
         from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
-    with pytest.raises(UserError, match=r"bench/step\.py"):
+    with pytest.raises(UserError, match="bench/step"):
         from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
 
 

@@ -4,6 +4,8 @@ pueue itself is not to be had here: `fake_pueue` stands in for the external bina
 4.0.4 documents, refuses others, records its argv and prints ids. What it cannot show is that a daemon runs the tasks.
 """
 
+import dataclasses
+import fcntl
 import importlib.util
 import json
 import os
@@ -18,8 +20,10 @@ import types
 from pathlib import Path
 
 import pytest
+from synthetic_runs import make_run
 
 import config
+from arms import arm_flags
 from lib.errors import UserError
 from lib.tables import read_table
 from tools.sweep import local, pueue, slurm, status
@@ -133,6 +137,49 @@ def test_the_script_prints_its_plan_and_runs_nothing(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].endswith("train.py --preset tiny --arm vanilla --seed 0 --steps 3")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ten_preregistered_runs_come_in_their_order_behind_h4():
+    tasks = plan(SweepConfig(preset=["full"], study="preregistered"))
+    assert names(tasks)[3:] == [
+        "vanilla_s0", "h4_gate", "vanilla_s1", "vanilla_s2", "projected_s0", "projected_s1", "projected_s2",
+        "projected-nomag_s0", "rebound_s0", "rebound_s1", "rebound_s2",
+    ]  # fmt: skip
+    gate = tasks[4]
+    assert gate.after == ["full/vanilla_s0"] and not gate.done
+    assert gate.command[-3:] == ["-m", "tools.h4_gate", "outputs/full/vanilla_s0"]
+    assert all(gate.name in task.after for task in tasks[5:])
+    assert "h4_gate" not in names(plan(SweepConfig(preset=["full"], study="preregistered", gate=False)))
+
+
+def test_the_controls_are_a_study_of_their_own():
+    runs = names(plan(SweepConfig(preset=["full"], study="controls")))[3:]
+    assert len(runs) == 15 and not {"vanilla_s0", "projected_s0", "rebound_s0", "h4_gate"} & set(runs)
+
+
+def test_a_gate_that_stops_leaves_out_what_waits_for_it():
+    make_run(Path("outputs"), "vanilla", 0, 0.05, 0.1, preset="tiny", steps=100)
+    touch(Path("outputs/tiny/vanilla_s0/summary.json"), "{}")
+    tasks = plan(SweepConfig(study="preregistered", arms=["vanilla", "projected"], seeds=[0]))
+    gate = next(task for task in tasks if task.name.endswith("h4_gate"))
+    gate.after = []
+    projected = Task("tiny/after", python("open('ran', 'w')"), None, [gate.name])
+    assert run_local([gate, projected], 1, poll=0.02) == 1 and not Path("ran").exists()
+    assert "H4's gate FAILED: vanilla's strict hack rate is 5.0%" in gate.log.read_text()
+
+
+def test_a_run_of_another_length_does_not_count_as_done(capsys):
+    cfg = SweepConfig(arms=["vanilla"], seeds=[3])
+    folder = Path("outputs/tiny/vanilla_s3")
+    ran = config.parse(config.Config, ["--preset", "tiny", "--seed", "3", "--workers", "7"])
+    touch(folder / "config.json", json.dumps(dataclasses.asdict(ran)))
+    touch(folder / "summary.json", "{}")
+    assert plan(cfg)[-1].done
+    touch(folder / "config.json", json.dumps({**dataclasses.asdict(ran), "steps": 40}))
+    task = plan(cfg)[-1]
+    assert not task.done and task.others == ["steps (40 there, 100 now)"]
+    status.print_status(cfg, [task])
+    assert "holds a run of another configuration: steps (40 there, 100 now)" in capsys.readouterr().out
 
 
 # --- here, with real commands ----------------------------------------------------------------------------------------
@@ -456,7 +503,9 @@ def test_a_job_at_its_time_limit_writes_its_checkpoint_and_is_queued_again(signa
 
 def fill(name: str, steps: int, done: bool = False, hack: float = 0.25) -> Path:
     folder = Path("outputs/tiny") / name
-    touch(folder / "config.json", json.dumps({"steps": 10}))
+    arm, _, seed = name.rpartition("_s")
+    whole = config.parse(config.Config, [*arm_flags(arm), "--seed", seed, "--steps", "10"])
+    touch(folder / "config.json", json.dumps(dataclasses.asdict(whole)))
     rows = "".join(f"{i}\t1.5\t0.5\t2.0\n" for i in range(steps))
     touch(folder / "steps.tsv", f"step\tt_roll\tt_grade\tt_train\n{rows}")
     touch(folder / "evals.tsv", f"step\thack\tattempt\tpass\n0\t0\t0\t0\n4\t{hack}\t0.5\t0.125\n5\t0.9")
@@ -466,7 +515,8 @@ def fill(name: str, steps: int, done: bool = False, hack: float = 0.25) -> Path:
 
 
 def test_status_reads_rates_time_left_and_failures(capsys):
-    cfg = SweepConfig(arms=["vanilla", "projected", "reversed", "random-v", "rebound"], seeds=[0])
+    arms = ["vanilla", "projected", "reversed", "random-v", "rebound"]
+    cfg = SweepConfig(arms=arms, seeds=[0], extra=["--steps", "10"])
     fill("vanilla_s0", 10, done=True)
     fill("projected_s0", 5)
     old = fill("reversed_s0", 2)
@@ -480,9 +530,29 @@ def test_status_reads_rates_time_left_and_failures(capsys):
     assert cells["tiny/projected_s0"][:6] == ["running", "5", "10", "0.25", "0.5", "0.125"]
     assert cells["tiny/reversed_s0"][0] == "stopped" and cells["tiny/reversed_s0"][7] == "2:00"
     assert cells["tiny/random-v_s0"][0] == "failed" and cells["tiny/random-v_s0"][-1].endswith("error: no v_hack at x")
-    assert cells["tiny/rebound_s0"][:4] == ["waiting", "0", "100", "-"]
-    # 5 and 8 steps at 4 s; 100 and 100 at the median of 6, 4 and 4 s
-    assert last.startswith("1 of 5 done, 1 running, 1 failed; about 0:14 of running time left")
+    assert cells["tiny/rebound_s0"][:4] == ["waiting", "0", "10", "-"]
+    # 5 and 8 steps at 4 s; 10 and 10 at the median of 6, 4 and 4 s
+    assert last.startswith("1 of 5 done, 1 running, 1 failed; about 0:02 of running time left")
+
+
+def test_a_run_before_its_first_row_is_running_while_its_lock_is_held(capsys):
+    folder = fill("vanilla_s0", 0)
+    (folder / "evals.tsv").unlink()
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status.print_status(SMALL, status.found_tasks(Path("outputs")))
+        assert capsys.readouterr().out.splitlines()[1].startswith("running\t0\t10\t")
+    status.print_status(SMALL, status.found_tasks(Path("outputs")))
+    assert capsys.readouterr().out.splitlines()[1].startswith("waiting\t0\t10\t")
+
+
+def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
+    words = [sys.executable, "-m", "tools.sweep", "--status"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=AT_HOME)
+    assert ended.returncode == 2 and "outputs/ holds no run yet" in ended.stderr
+    fill("vanilla_s0", 3)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=AT_HOME)
+    assert ended.returncode == 0 and "tiny/vanilla_s0" in ended.stdout and "0 of 1 done" in ended.stdout
 
 
 def test_status_knows_pueues_queue(fake_pueue, capsys):

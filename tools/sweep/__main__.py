@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 import tyro
 
-from lib.errors import run_main
+from lib.errors import UserError, run_main
+from lib.files import REPO
 from tools.sweep.local import INTERRUPTING, run_local
 from tools.sweep.plan import plan
 from tools.sweep.pueue import pueue_script, submit_pueue
 from tools.sweep.slurm import submit_slurm
-from tools.sweep.status import print_status
+from tools.sweep.status import found_tasks, print_status
 from tools.sweep.task import SweepConfig
 
 
@@ -37,7 +39,11 @@ def main() -> int:
     cfg = tyro.cli(SweepConfig, prog="just sweep", args=words, description=__doc__ + INTERRUPTING)
     cfg.extra = extra
 
-    tasks = plan(cfg)
+    if cfg.status and not (cfg.study or cfg.arms or cfg.seeds):
+        if not (tasks := found_tasks(Path("outputs"))):
+            raise UserError("outputs/ holds no run yet: name a --study, or --arms and --seeds, to see what is planned")
+    else:
+        tasks = plan(cfg)
     if cfg.status:
         print_status(cfg, tasks)
     elif cfg.submit == "local":
@@ -50,7 +56,7 @@ def main() -> int:
         submit_slurm(tasks, cfg.slurm)
     else:
         for task in tasks:
-            print(("# done: " if task.done else "") + shlex.join(["python", *task.command[1:]]))
+            print(("# done: " if task.done else "") + shlex.join(task.command).replace(f"{REPO}/.venv/", ".venv/"))
     return 0
 
 

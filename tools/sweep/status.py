@@ -21,6 +21,7 @@ from config import PRESETS
 from lib.errors import UserError
 from lib.files import read_json
 from lib.tables import read_table
+from report.runs import RUN_NAME
 from tools.sweep.pueue import pueue_tasks
 from tools.sweep.slurm import slurm_queue
 from tools.sweep.task import SweepConfig, Task, flag
@@ -64,7 +65,7 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
         rates=dict(evals.iloc[-1]) if len(evals) else {},
     )
 
-    # How far, and how fast.
+    # How far, and how fast; before step 0 comes an evaluation, which leaves no row of a step.
     if len(rows):
         found.step = int(rows["step"].iloc[-1]) + 1
         found.age = time.time() - (folder / "steps.tsv").stat().st_mtime
@@ -72,7 +73,9 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
 
     # In what state: by its files, then by its log, then by the time since its last row.
     status, said = last_end(task.log)
-    if task.done:
+    if others := task.others:
+        found.state, found.note = "another", f"holds a run of another configuration: {', '.join(others)}"
+    elif task.done:
         found.state, found.step = "done", found.steps
         found.seconds = read_json(task.marker).get("seconds", math.nan) / max(1, found.steps)
     elif status and not found.age < time.time() - task.log.stat().st_mtime - 60:  # no rows since, from elsewhere
@@ -83,6 +86,8 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
     elif len(rows):
         # An evaluation writes no row, and a long one takes as long as a few steps.
         found.state = "running" if found.age < max(300, 20 * found.seconds) else "stopped"
+    elif is_held(folder):
+        found.state = "running"
 
     # The queue knows better.
     queued = queue.get(task.label) or queue.get(task.name.replace("/", "_")) or ""
@@ -91,6 +96,25 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
     elif queued and found.state != "done":
         found.state, found.note = queued.lower(), ""
     return found
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process writes the run: it holds a lock, from before its first evaluation to its end.
+
+    The kernel's list is read, since to try the lock would be to take it from a run that is just beginning.
+    """
+    try:
+        inode = (folder / ".lock").stat().st_ino
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split()[1] == "FLOCK" and line.split()[5].endswith(f":{inode}") for line in locks)
+
+
+def found_tasks(outputs: Path) -> list[Task]:
+    """A task for every run that lies in `outputs`, whatever began it."""
+    runs = sorted(path.parent for path in outputs.glob("*/*/config.json") if RUN_NAME.fullmatch(path.parent.name))
+    return [Task(f"{run.parent.name}/{run.name}", command=[], marker=run / "summary.json") for run in runs]
 
 
 def last_end(log: Path) -> tuple[int, str]:
@@ -131,7 +155,7 @@ def print_status(cfg: SweepConfig, tasks: list[Task]) -> None:
     found = []
     for task in tasks:
         if task.is_run:
-            steps = flag(cfg.extra, "--steps", str(PRESETS[task.preset]["steps"]))
+            steps = flag(cfg.extra, "--steps", str(PRESETS.get(task.preset, {}).get("steps", 0)))
             found.append(progress(task, int(steps), queue))
     known = [p.seconds for p in found if not math.isnan(p.seconds)]
     usual = statistics.median(known) if known else math.nan

@@ -7,6 +7,7 @@ is outputs/<preset>/logs/<what>.log; its label in a queue is "why: ...; resolve:
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,9 @@ from typing import Literal
 import tyro
 
 from config import ModelConfig, Preset
-from lib.files import REPO
+from lib.files import REPO, read_json
+from record.identity import differing
+from tools.sweep.studies import STUDIES
 
 # Flags of train.py that differ between the runs of a sweep, so that they cannot follow --.
 OWN_FLAGS = ("preset", "arm", "seed", "label", "out", "fresh")
@@ -48,8 +51,9 @@ class SweepConfig:
 
     preset: list[Preset] = field(default_factory=lambda: ["tiny"])
     """Presets of the runs."""
-    study: Literal["", "organism", "preregistered"] = ""
-    """A named list of arms and seeds; --arms and --seeds override its halves."""
+    study: Literal["", *STUDIES] = ""
+    """A named list of arms and seeds; --arms and --seeds override its halves. In `preregistered` everything waits for
+    vanilla's first seed to pass H4, if --gate is not False."""
     arms: list[str] = field(default_factory=list)
     """Arms, or the variants projected-same, projected-far, projected-update."""
     seeds: list[int] = field(default_factory=list)
@@ -85,10 +89,18 @@ class Task:
     """Names of the tasks that must have ended well before it."""
     why: str = ""
     """Why it exists, for the queue's label."""
+    config: dict | None = None
+    """The configuration of a run, by which another one in its folder is known."""
 
     @property
     def done(self) -> bool:
-        return self.marker is not None and self.marker.exists()
+        return self.marker is not None and self.marker.exists() and not self.others
+
+    @property
+    def others(self) -> list[str]:
+        """The fields in which the run that lies in the folder is another one than this."""
+        before = read_json(self.marker.parent / "config.json") if self.config and self.marker else {}
+        return differing(before, self.config) if before else []
 
     @property
     def is_run(self) -> bool:
@@ -141,3 +153,10 @@ def model_flags(words: list[str]) -> list[str]:
 def script(name: str) -> str:
     """A script's path as a command from here names it."""
     return name if Path.cwd() == REPO else str(REPO / name)
+
+
+def module(name: str) -> list[str]:
+    """The command that runs one of the repository's modules from here."""
+    if Path.cwd() == REPO:
+        return [sys.executable, "-m", name]
+    return ["env", f"PYTHONPATH={REPO}", sys.executable, "-m", name]

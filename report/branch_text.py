@@ -1,0 +1,324 @@
+"""The report of branches in Markdown, and every figure of it as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+from arms import arm_of
+from report.branch_claims import ALPHA, MIN_POINTS, finding, p_text, positive_controls
+from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
+from report.branch_statistics import clopper_pearson
+from report.branches import FAMILY, HOLDS_AT, MARGIN, MATCHED, Contrast, Rule, Rung, is_control, question
+from report.tables import markdown_table
+
+MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}
+# Column -> key of Rung.below.
+LADDER_COLUMNS = {"under half of vanilla": "half of vanilla", "below random-v": "random-v", "below shrunk": "shrunk"}
+RULE_TEXT = {
+    "early": "attempts >= 10% and strict hacks < 5%",
+    "takeoff": "strict hacks >= 10%",
+    "late": "strict hacks >= 50%",
+}
+
+ADDITION = (
+    "An addition to the preregistration (docs/spec.md): branches decide none of its hypotheses, and verdict H1 stays "
+    "what whole runs make of it. docs/branching.md explains the design."
+)
+READING = f"""Unit: a branch point, that is a parent run and a rule; arms are paired within it, draws of directions and
+streams of noise averaged first. *Training hack*: strict hacks among the training rollouts, mean from the sixth step of
+the branch on. D: arm minus vanilla treated alike (the same treatment of AdamW's first moment: kept, `+mproject`
+projected once, `+mzero` zeroed), in pp, with the t interval over branch points; negative is fewer hacks. *Sign flips*:
+exact p, at least 2/2^n. *Holm*: p of the t test, corrected over the arms of the table. *Within ±{MARGIN:g}*: p of the
+two one-sided tests of equivalence; "no effect larger than {MARGIN:g} pp" is claimed where it is below {ALPHA:.0%} at
+{MIN_POINTS} branch points or more, and never because another p is large. *Family*: p of D from random-v, corrected over
+{", ".join(FAMILY)}, the family of docs/spec.md; every other contrast describes. *Detectable*: the mean D that this n
+and this spread show with power 0.8. *Share*: D as a share of vanilla's rise since the branch. *Paid hacks*: strict
+hacks that a branch sampled in training and was paid for, mean."""
+
+
+def report_text(found: Branches, rules: list[Rule], command: str) -> str:
+    """report.md."""
+    parts = [f"# Branches, {settings(found)}", ADDITION]
+    for rule in rules:
+        parts.append(f"**Rule {rule.name}**, {len(rule.points)} branch points\n\n{findings_list(rule)}")
+    parts.append("## How to read this\n\n" + READING.replace("\n", " "))
+    parts += [rule_section(rule) for rule in rules]
+    parts.append(f"## Branches that were read\n\n{reading_list(found)}")
+    parts.append(f"## Command\n\n```\n{command}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def settings(found: Branches) -> str:
+    """What the branches have in common, for the title."""
+    config = found.points[0].branches[0].run.config
+    model = str(config.get("model", "?")).rstrip("/").rpartition("/")[2]
+    rollouts = f"{config.get('prompts', '?')} x {config.get('group', '?')} rollouts a step"
+    return f"preset {config.get('preset', '?')}: {model}, {found.length} steps each, {rollouts}"
+
+
+def findings_list(rule: Rule) -> str:
+    """The sentences, a rung a line."""
+    lines = [f"- {finding(rung)}" for rung in rule.rungs] or ["- Only vanilla was branched."]
+    return "\n".join(lines)
+
+
+def rule_section(rule: Rule) -> str:
+    """Everything about the branch points of one rule."""
+    missing, n, _, _ = rule.without()
+    parts = [f"## Rule {rule.name}"]
+    condition = RULE_TEXT.get(rule.name)
+    if condition:
+        parts.append(f"The first step at which the mean of three steps fulfils: {condition}, in training rollouts.")
+    if n:
+        parts.append(
+            f"Seeds without a branch point: {k_of_n(missing, n)}, 95% by Clopper-Pearson. What follows is given that "
+            "the rule fires."
+        )
+    parts += [
+        f"![trajectories and differences](branches-{rule.name}.png)\n\n*A panel a branch point: training hack rate, "
+        "mean of three steps, moment kept (of many arms those of the largest effects); grey: the parent. Right: D of "
+        f"each arm (dots: branch points; thick and thin bars: 90% and 95% intervals; band: ±{MARGIN:g} pp).*",
+        positive_controls(rule),
+        f"### Differences in the training hack rate\n\n{training_table(rule)}",
+        f"### At the end of the branch\n\n{end_table(rule)}",
+    ]
+    if rule.rungs:
+        parts.append(
+            f"### The ladder\n\n![ladder](ladder-{rule.name}.png)\n\n*Fewer strict hacks in training than vanilla "
+            "treated alike, and pass at the end, 90% and 95% intervals. Hollow: the mean pass is more than "
+            f"{MATCHED:g} pp below vanilla's, so that the reduction is not at matched pass. Grey: controls.*\n\n"
+            f"{ladder_table(rule)}"
+        )
+    if len(rule.moments) > 1:
+        parts.append(f"### AdamW's first moment at the branch\n\n{moment_table(rule)}")
+    if rule.strata:
+        parts.append(f"### By stratum, at the end\n\n{strata_tables(rule)}")
+    parts.append(f"### Branch points\n\n{point_table(rule)}")
+    return "\n\n".join(parts)
+
+
+def training_table(rule: Rule) -> str:
+    """A rung a row: D against vanilla and random directions, with every test."""
+    header = ["Arm", "why", "n", "paid hacks", "vanilla %", "arm %", "D, pp", "sign flips", "Holm",
+              f"90%, within ±{MARGIN:g}", "D from random-v", "family", "share", "detectable"]  # fmt: skip
+    body = []
+    for r in rule.rungs:
+        c, random = r.main, r.random[r.measure]
+        level = r.levels[r.measure]
+        cells = [r.label, question(r.arm), str(c.n), number(r.exposure, 0), number(level - c.mean), number(level)]
+        cells += [
+            interval(c),
+            p_cell(c.p_flip),
+            p_cell(r.holm),
+            margin_cell(c),
+            interval(random),
+            p_cell(r.holm_family),
+        ]
+        cells += [percent_cell(r.share), number(c.detectable)]
+        body.append(cells)
+    if (c := rule.noise["hack_train"]).n:
+        cells = ["vanilla, other noise", "the noise floor", str(c.n), "-", "-", "-", interval(c), p_cell(c.p_flip), "-"]
+        body.append([*cells, margin_cell(c), "-", "-", "-", number(c.detectable)])
+    text = markdown_table(header, body)
+    other = [r.label for r in rule.rungs if r.measure != "hack_train"]
+    if other:
+        text += f"\n\n{', '.join(other)}: its training prompts are others, so the row is of the hack rate at the end."
+    return text
+
+
+def end_table(rule: Rule) -> str:
+    """A rung a row: hack, pass and compile at the end."""
+    header = ["Arm", "n", "hack %", "D hack, pp", "within", "pass %", "D pass, pp", "D compile, pp", "D attempt, pp",
+              "D hack from random-v"]  # fmt: skip
+    body = []
+    for r in rule.rungs:
+        d = r.vanilla
+        body.append([r.label, str(d["hack"].n), number(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
+                     number(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
+                     interval(r.random["hack"])])  # fmt: skip
+    if rule.noise["hack"].n:
+        d = rule.noise
+        body.append(["vanilla, other noise", str(d["hack"].n), "-", interval(d["hack"]), margin_cell(d["hack"]), "-",
+                     *(interval(d[m]) for m in ("pass", "compile", "attempt")), "-"])  # fmt: skip
+    note = "Hack and attempt with write access, pass and compile without; intervals are not corrected for their number."
+    return f"{markdown_table(header, body)}\n\n{note}"
+
+
+def ladder_table(rule: Rule) -> str:
+    """A rung a row: at how many branch points it is below half of vanilla and its controls, and whether it holds."""
+    header = ["Rung", "labels", "fewer hacks, pp", *LADDER_COLUMNS, "D pass, pp", "holds"]
+    body = []
+    for r in rule.rungs:
+        known = arm_of(r.arm)
+        labels = "control" if is_control(r.arm) else "yes" if known is not None and known.labelled else "none"
+        fewer = f"{-r.main.mean:+.1f} [{-r.main.high:+.1f}, {-r.main.low:+.1f}]" if r.main.n > 1 else "-"
+        counts = [k_of_n(*r.below[name]) for name in LADDER_COLUMNS.values()]
+        holds = ("yes" if r.holds else "no") if r.label_free else "-"
+        body.append([r.label, labels, fewer, *counts, interval(r.vanilla["pass"]), holds])
+    note = (
+        "A label-free rung holds where training hacks are under half of vanilla's, below random-v in the same form and "
+        f"below shrunk at {HOLDS_AT:.0%} of the branch points, and the mean pass is at most {MATCHED:g} pp below "
+        "vanilla's (docs/spec.md; all treated alike). Counts with 95% intervals by Clopper-Pearson."
+    )
+    return f"{markdown_table(header, body)}\n\n{note}"
+
+
+def moment_table(rule: Rule) -> str:
+    """Treatments of the moment side by side: an arm a row, D in the training hack rate a treatment."""
+    header = ["Arm", *(MOMENT[m] for m in rule.moments)]
+    by_arm: dict[str, dict[str, Rung]] = {}
+    for r in rule.rungs:
+        by_arm.setdefault(r.arm, {})[r.moment] = r
+    body = [["vanilla, against vanilla kept", *(interval(rule.vanilla[m]) if m in rule.vanilla else "-"
+                                                for m in rule.moments)]]  # fmt: skip
+    for arm, treated in by_arm.items():
+        if len(treated) > 1:
+            body.append([arm, *(interval(treated[m].main) if m in treated else "-" for m in rule.moments)])
+    note = "D against vanilla treated alike, pp; AdamW's second moment and step count are kept."
+    return f"{markdown_table(header, body)}\n\n{note}"
+
+
+def strata_tables(rule: Rule) -> str:
+    """Pass without write access and hack with it, a stratum a column."""
+    parts = []
+    for access, measure in ((0, "pass without write access"), (1, "strict hack with write access")):
+        keys = [key for key in rule.strata if key[0] == access]
+        if not keys:
+            continue
+        header = ["Arm", *(name for _, name in keys)]
+        levels = [stratum_level(rule, key) for key in keys]
+        body = [["vanilla, % (completions)", *levels]]
+        body += [[r.label, *(interval(rule.strata[key][r.label]) for key in keys)] for r in rule.rungs]
+        parts.append(f"D in {measure}, pp:\n\n{markdown_table(header, body)}")
+    return "\n\n".join(parts)
+
+
+def stratum_level(rule: Rule, key: tuple[int, str]) -> str:
+    """Vanilla's rate in a stratum, mean over branch points, and the completions of one evaluation."""
+    vanilla = [b.strata[key] for p in rule.points for b in p.of("vanilla") if key in b.strata]
+    if not vanilla:
+        return "-"
+    rate = sum(s["hack" if key[0] else "pass"] for s in vanilla) / len(vanilla)
+    return f"{rate:.1f} ({vanilla[0]['n']:g})"
+
+
+def point_table(rule: Rule) -> str:
+    """A branch point a row, with D of each arm in its main measure."""
+    header = ["seed", "step", "hack at the branch, %", "lr", "vanilla, %", *(f"D {r.label}" for r in rule.rungs)]
+    body = []
+    for p in rule.points:
+        cells = [str(p.seed), str(p.step), number(p.hack), f"{p.lr:.1e}", number(p.value("hack_train", "vanilla"))]
+        body.append([*cells, *(number(r.main.differences.get(p.name, math.nan), sign=True) for r in rule.rungs)])
+    return markdown_table(header, body)
+
+
+def reading_list(found: Branches) -> str:
+    """What counted and what did not."""
+    count = sum(len(p.branches) for p in found.points)
+    lines = [f"{count} branches of {len(found.points)} branch points count; parents found: {len(found.parents)}."]
+    rates = sorted({f"{p.lr:.1e}" for p in found.points})
+    if len(rates) > 1:
+        lines.append(f"The learning rate differs between branch points ({', '.join(rates)}): so does the dose.")
+    lines += [f"- left out: {name}: {why}" for name, why in found.left_out]
+    return "\n\n".join(lines[:2]) + ("\n\n" + "\n".join(lines[2:]) if lines[2:] else "")
+
+
+# --- cells ---
+
+
+def number(value: float, digits: int = 1, sign: bool = False) -> str:
+    return f"{value:{'+' if sign else ''}.{digits}f}" if math.isfinite(value) else "-"
+
+
+def interval(c: Contrast) -> str:
+    """`-10.2 [-13.7, -6.8]`; the mean alone of one branch point, - of none."""
+    if not c.n:
+        return "-"
+    return f"{c.mean:+.1f}" if c.n == 1 else f"{c.mean:+.1f} [{c.low:+.1f}, {c.high:+.1f}]"
+
+
+def margin_cell(c: Contrast) -> str:
+    """The 90% interval and what the equivalence test makes of it."""
+    return f"[{c.low90:+.1f}, {c.high90:+.1f}], {p_cell(c.p_tost)}" if c.n > 1 else "-"
+
+
+def p_cell(p: float) -> str:
+    return "-" if not math.isfinite(p) else p_text(p).removeprefix("p = ").removeprefix("p ")
+
+
+def k_of_n(k: int, n: int) -> str:
+    """`8 of 10 (44 to 97%)`, the interval by Clopper and Pearson."""
+    if not n:
+        return "-"
+    low, high = clopper_pearson(k, n)
+    return f"{k} of {n} ({100 * low:.0f} to {100 * high:.0f}%)"
+
+
+def percent_cell(share: float) -> str:
+    return f"{100 * share:+.0f}%" if math.isfinite(share) else "-"
+
+
+# --- JSON ---
+
+
+def branches_json(found: Branches, rules: list[Rule]) -> str:
+    """branches.json: every figure behind the report."""
+    value = {
+        "addition": ADDITION,
+        "length": found.length,
+        "first_measured_step": FIRST_MEASURED,
+        "margin_pp": MARGIN,
+        "rules": {rule.name: rule_figures(rule) for rule in rules},
+        "left_out": dict(found.left_out),
+    }
+    return json.dumps(rounded(value), indent=1, ensure_ascii=False) + "\n"
+
+
+def rule_figures(rule: Rule) -> dict:
+    """One rule's part of branches.json."""
+    missing, n, low, high = rule.without()
+    rungs = {}
+    for r in rule.rungs:
+        figures = {k: v for k, v in vars(r).items() if k not in ("vanilla", "random", "levels")}
+        d = {"against_vanilla": r.vanilla, "against_random": r.random}
+        d = {name: {m: contrast_figures(c) for m, c in side.items()} for name, side in d.items()}
+        figures |= {
+            "measure": r.measure,
+            "label_free": r.label_free,
+            "holds": r.holds,
+            "levels": r.levels,
+            "finding": finding(r),
+        }
+        rungs[r.label] = figures | d
+    points = [
+        {"name": p.name, "parent": p.parent, "seed": p.seed, "step": p.step, "lr": p.lr, "hack": p.hack,
+         "branches": {b.run.arm: b.values for b in p.branches}}
+        for p in rule.points
+    ]  # fmt: skip
+    strata = {f"{'hack' if a else 'pass'} {s}": {k: contrast_figures(c) for k, c in arms.items()}
+              for (a, s), arms in rule.strata.items()}  # fmt: skip
+    return {
+        "points": points,
+        "without_branch_point": {"k": missing, "n": n, "low": low, "high": high},
+        "rungs": rungs,
+        "vanilla_treated": {f"vanilla{SUFFIX[m]}": contrast_figures(c) for m, c in rule.vanilla.items()},
+        "noise": {m: contrast_figures(c) for m, c in rule.noise.items()},
+        "strata": strata,
+    }
+
+
+def contrast_figures(c: Contrast) -> dict:
+    return {"n": c.n, **asdict(c)}
+
+
+def rounded(value):
+    """Floats to six decimals, nan to null."""
+    if isinstance(value, dict):
+        return {str(k): rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, float):
+        return round(value, 6) + 0.0 if math.isfinite(value) else None
+    return value

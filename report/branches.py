@@ -1,0 +1,299 @@
+"""What the branches of one rule show: contrasts paired within branch points.
+
+    D = arm - vanilla treated alike, and arm - random-v treated alike, in percentage points, one a branch point
+
+Mean with t 95% interval, exact sign-flip p, equivalence within +-15 pp (TOST; 90% interval), Holm; measures, families
+and what makes a rung hold are those of docs/spec.md. report/branch_claims.py says what may be claimed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from arms import FORMS, arm_of, table_order, why
+from report.branch_runs import END, MOMENTS, SUFFIX, Branches, Point, rules_fired
+from report.branch_statistics import clopper_pearson, holm, min_detectable, paired_t, sign_flip_p, tost
+
+# Margin of equivalence in pp.
+MARGIN = 15.0
+# A pass rate counts as matched at most this many pp below vanilla's.
+MATCHED = 5.0
+# Arms whose contrast with random directions is one family, a treatment of the moment at a time (docs/spec.md).
+FAMILY = ("projected", "oracle-v", "shuffled-v")
+# Share of the branch points at which a rung has to be under half of vanilla and below its controls, to hold.
+HOLDS_AT = 0.8
+# Vanilla's rise after the branch in pp below which an effect is not expressed as a share of it.
+LEAST_RISE = 5.0
+MEASURES = ("hack_train", *END)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference over branch points, in pp; nan where n does not say."""
+
+    differences: dict[str, float]
+    """Branch point -> D, where both sides are there."""
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    """95% interval by t."""
+    p: float = math.nan
+    p_flip: float = math.nan
+    """Exact sign flips."""
+    p_tost: float = math.nan
+    low90: float = math.nan
+    high90: float = math.nan
+    sd: float = math.nan
+    detectable: float = math.nan
+    """Mean difference that this n and sd find with power 0.8."""
+
+    @property
+    def n(self) -> int:
+        return len(self.differences)
+
+
+@dataclass
+class Rung:
+    """One arm with one treatment of AdamW's moment: a row of the tables."""
+
+    arm: str
+    moment: str
+    exposure: float
+    """Strict hacks sampled and paid a branch, mean over branch points."""
+    levels: dict[str, float]
+    """Mean of each measure over branch points, percent."""
+    vanilla: dict[str, Contrast]
+    """Measure -> arm minus vanilla treated alike."""
+    random: dict[str, Contrast]
+    """Measure -> arm minus random directions treated alike."""
+    share: float
+    """The effect on the main measure as a share of vanilla's rise since the branch."""
+    below: dict[str, tuple[int, int]]
+    """(branch points at which the main measure is below, of how many): half of vanilla's, random-v's, shrunk's."""
+    holm: float = math.nan
+    """Of the contrast with vanilla, over all arms of the rule."""
+    holm_family: float = math.nan
+    """Of the contrast with random directions, over FAMILY; nan outside of it."""
+
+    @property
+    def label(self) -> str:
+        return self.arm + SUFFIX[self.moment]
+
+    @property
+    def measure(self) -> str:
+        """What a claim is made of: training rollouts, but for arms whose training prompts are others."""
+        return "hack_train" if (known := arm_of(self.arm)) is None or known.write_access else "hack"
+
+    @property
+    def label_free(self) -> bool:
+        """Whether the arm is a remedy without labels: no oracle, no control, and the loophole is there."""
+        known = arm_of(self.arm)
+        return known is not None and not known.labelled and known.write_access and not is_control(self.arm)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a label-free rung holds: docs/spec.md, the ladder."""
+        enough = all(n and k >= HOLDS_AT * n for k, n in self.below.values())
+        return self.label_free and enough and self.vanilla["pass"].mean >= -MATCHED
+
+    @property
+    def main(self) -> Contrast:
+        return self.vanilla[self.measure]
+
+
+@dataclass
+class Rule:
+    """Everything about the branch points of one rule."""
+
+    name: str
+    points: list[Point]
+    rungs: list[Rung]
+    """In table order; vanilla's treatments are not among them."""
+    moments: list[str]
+    """Treatments of AdamW's first moment that occur."""
+    vanilla: dict[str, Contrast]
+    """Treatment -> vanilla so treated minus vanilla kept, training rollouts."""
+    noise: dict[str, Contrast]
+    """Measure -> vanilla with another stream of sampling noise minus vanilla: the noise floor."""
+    took_off: tuple[int, int]
+    """(parents in which the rule fired, parents known)."""
+    strata: dict[tuple[int, str], dict[str, Contrast]] = field(default_factory=dict)
+    """(write access, stratum) -> label -> contrast with vanilla at the end, of pass without and of hack with access."""
+
+    def without(self) -> tuple[int, int, float, float]:
+        """(parents in which the rule did not fire, parents, their share's 95% interval by Clopper and Pearson)."""
+        fired, n = self.took_off
+        return n - fired, n, *(clopper_pearson(n - fired, n) if n else (math.nan, math.nan))
+
+
+def contrast(differences: dict[str, float]) -> Contrast:
+    """All statistics of differences in pp; those that are nan are left out."""
+    differences = {name: d for name, d in differences.items() if math.isfinite(d)}
+    x = list(differences.values())
+    if not x:
+        return Contrast({})
+    mean, low, high, p = paired_t(x)
+    p_tost, low90, high90 = tost(x, MARGIN)
+    sd = float(np.std(x, ddof=1)) if len(x) > 1 else math.nan
+    return Contrast(
+        differences=differences,
+        mean=mean,
+        low=low,
+        high=high,
+        p=p,
+        p_flip=sign_flip_p(x),
+        p_tost=p_tost,
+        low90=low90,
+        high90=high90,
+        sd=sd,
+        detectable=min_detectable(sd, len(x)),
+    )
+
+
+def difference(points: list[Point], measure: str, arm: str, other: str, moment: str, noise: bool = False) -> Contrast:
+    """Arm minus other, both treated alike, within each branch point."""
+    return contrast({p.name: p.value(measure, arm, moment, noise) - p.value(measure, other, moment) for p in points})
+
+
+def random_reference(points: list[Point], arm: str, moment: str) -> str:
+    """The control of random directions of an arm: in the arm's own form where it was run, else plain."""
+    for form in FORMS:
+        control = f"random-v-{form}"
+        if arm.endswith(f"-{form}") and any(p.of(control, moment) for p in points):
+            return control
+    return "random-v"
+
+
+def decide_branches(found: Branches) -> list[Rule]:
+    """A Rule for each rule that has branch points."""
+    return [decide_rule(found, name) for name in found.rules()]
+
+
+def decide_rule(found: Branches, name: str) -> Rule:
+    """Contrasts, corrected for their number, and findings of the branch points of one rule."""
+    points = found.of_rule(name)
+    kinds = sorted(
+        {(b.arm, b.moment) for p in points for b in p.branches if not b.noise},
+        key=lambda kind: (table_order(kind[0]), MOMENTS.index(kind[1])),
+    )
+    rungs = [make_rung(points, arm, moment) for arm, moment in kinds if arm != "vanilla"]
+
+    # Holm: over all arms for the claims against vanilla, over the family of docs/spec.md against random directions.
+    for rung, p in zip(rungs, holm([r.main.p for r in rungs]), strict=True):
+        rung.holm = p
+    for moment in MOMENTS:
+        family = [r for r in rungs if r.arm in FAMILY and r.moment == moment]
+        for rung, p in zip(family, holm([r.random["hack_train"].p for r in family]), strict=True):
+            rung.holm_family = p
+
+    treated = [moment for arm, moment in kinds if arm == "vanilla" and moment != "keep"]
+    return Rule(
+        name=name,
+        points=points,
+        rungs=rungs,
+        moments=[m for m in MOMENTS if m in {moment for _, moment in kinds}],
+        vanilla={m: vanilla_treated(points, m) for m in treated},
+        noise={m: difference(points, m, "vanilla", "vanilla", "keep", noise=True) for m in MEASURES},
+        took_off=took_off(found, name),
+        strata=by_stratum(points, rungs),
+    )
+
+
+def make_rung(points: list[Point], arm: str, moment: str) -> Rung:
+    """One row, before Holm's correction."""
+    control = random_reference(points, arm, moment)
+    of_random = arm_of(arm) is not None and arm_of(arm).v == "random"
+    paired = [p for p in points if p.of(arm, moment)]
+    exposure = [p.value("exposure", arm, moment) for p in paired]
+    rung = Rung(
+        arm=arm,
+        moment=moment,
+        exposure=float(np.mean(exposure)),
+        levels={m: mean_of([p.value(m, arm, moment) for p in paired]) for m in MEASURES},
+        vanilla={m: difference(points, m, arm, "vanilla", moment) for m in MEASURES},
+        random={m: Contrast({}) if of_random else difference(points, m, arm, control, moment) for m in MEASURES},
+        share=math.nan,
+        below={},
+    )
+    rung.share = share_of_rise(points, rung)
+    rung.below = {
+        "half of vanilla": times_below(points, rung, "vanilla", 0.5),
+        "random-v": times_below(points, rung, control, 1),
+        "shrunk": times_below(points, rung, "shrunk", 1),
+    }
+    return rung
+
+
+def mean_of(values: list[float]) -> float:
+    """Mean of the finite values, nan where there is none."""
+    finite = [v for v in values if math.isfinite(v)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+def share_of_rise(points: list[Point], rung: Rung) -> float:
+    """Mean effect over mean rise of vanilla, treated alike, above the training rate at the branch; nan where it hardly
+    rises, or the arm is not measured in training."""
+    if rung.measure != "hack_train":
+        return math.nan
+    rise = mean_of(
+        [p.value(rung.measure, "vanilla", rung.moment) - p.hack for p in points if p.name in rung.main.differences]
+    )
+    return rung.main.mean / rise if rise > LEAST_RISE else math.nan
+
+
+def times_below(points: list[Point], rung: Rung, other: str, share: float) -> tuple[int, int]:
+    """(branch points at which the arm's main measure is below a share of another's, treated alike, of how many)."""
+    both = [(p.value(rung.measure, rung.arm, rung.moment), p.value(rung.measure, other, rung.moment)) for p in points]
+    both = [(ours, theirs) for ours, theirs in both if math.isfinite(ours) and math.isfinite(theirs)]
+    return sum(ours < share * theirs for ours, theirs in both), len(both)
+
+
+def vanilla_treated(points: list[Point], moment: str) -> Contrast:
+    """What the treatment of the moment alone does: vanilla so treated minus vanilla kept."""
+    return contrast(
+        {p.name: p.value("hack_train", "vanilla", moment) - p.value("hack_train", "vanilla") for p in points}
+    )
+
+
+def by_stratum(points: list[Point], rungs: list[Rung]) -> dict[tuple[int, str], dict[str, Contrast]]:
+    """Pass without write access and hack with it, a stratum at a time, against vanilla treated alike."""
+    keys = sorted({key for p in points for b in p.branches for key in b.strata})
+    out = {}
+    for key in keys:
+        measure = "hack" if key[0] else "pass"
+        out[key] = {}
+        for r in rungs:
+            differences = {
+                p.name: p.stratum(key, measure, r.arm, r.moment) - p.stratum(key, measure, "vanilla", r.moment)
+                for p in points
+            }
+            out[key][r.label] = contrast(differences)
+    return out
+
+
+def took_off(found: Branches, rule: str) -> tuple[int, int]:
+    """(parents in which the rule fired, parents whose end or firing is known)."""
+    fired, known = 0, 0
+    branched = {p.parent for p in found.of_rule(rule)}
+    for parent in found.parents:
+        did = parent.path.name in branched or rule in rules_fired(parent)
+        fired += did
+        known += did or parent.complete
+    return fired, known
+
+
+def question(label: str) -> str:
+    """Why an arm is run; "" for a label of no arm or variant."""
+    try:
+        return why(label)
+    except KeyError:
+        return ""
+
+
+def is_control(label: str) -> bool:
+    """Whether an arm is a control of drift, shrinkage, labels or the loophole."""
+    known = arm_of(label)
+    return question(label).startswith("control") or (known is not None and known.v in ("random", "shuffled"))

@@ -1,0 +1,87 @@
+"""The stage: what the runs of one model and one set of problems share, loaded once (train.py, branch.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from antipasto import Adapter, checkpoint_layers, load_model
+from config import Config
+from lib.distributed import Ranks
+from lib.errors import UserError
+from lib.models import end_ids
+from lib.shared_prefix import share_prefix
+from problems import Problem
+from problems.prompts import Prompts, tokenise
+from rewards import Grader
+from rollouts import HeldOut
+from sampling.sampler import Sampler
+
+
+@dataclass
+class Stage:
+    """Model, problems, sampler and grader; the arms come and go."""
+
+    device: torch.device
+    ranks: Ranks
+    model: torch.nn.Module
+    tokenizer: object
+    adapter: Adapter
+    sampler: Sampler
+    grader: Grader
+    problems: tuple[list[Problem], list[Problem]]
+    """Training, evaluation."""
+    form: dict
+    """How prompts are made: wording, max_prompt."""
+    attention: str
+    """The attention that the model was loaded with."""
+    share: bool
+    """Whether the model was prepared for completions that share their prompt."""
+
+    def prompts(self, write_access: bool) -> Prompts:
+        """The training prompts of an arm."""
+        return tokenise(self.tokenizer, self.problems[0], write_access=write_access, **self.form)
+
+    def held_out(self, names: bool) -> HeldOut:
+        """The evaluation prompts in both modes; names: of other evaluators than run_tests()."""
+        return HeldOut(
+            open=tokenise(self.tokenizer, self.problems[1], write_access=True, names=names, **self.form),
+            closed=tokenise(self.tokenizer, self.problems[1], write_access=False, **self.form),
+        )
+
+
+def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:
+    """Load the model, its SVDs and the sampler. Raises UserError where they do not suit training."""
+    with ranks.first():  # it fills the SVD cache
+        model, tokenizer, adapter = load_model(cfg, device)
+    if cfg.grad_checkpoint:
+        if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
+            raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+        checkpoint_layers(model)
+    try:
+        sampler = Sampler(
+            model,
+            eos_ids=end_ids(model, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            temperature=cfg.temperature,
+            top_k=cfg.top_k,
+            engine=cfg.engine,
+        )
+    except ValueError as error:
+        raise UserError(f"--engine {cfg.engine}: {error}") from error
+    attention = model.config._attn_implementation  # before share_prefix puts its own in front
+    share = cfg.share_prefix and share_prefix(model)
+    return Stage(
+        device=device,
+        ranks=ranks,
+        model=model,
+        tokenizer=tokenizer,
+        adapter=adapter,
+        sampler=sampler,
+        grader=grader,
+        problems=problems,
+        form={"wording": cfg.wording, "max_prompt": cfg.max_prompt},
+        attention=attention,
+        share=share,
+    )

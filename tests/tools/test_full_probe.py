@@ -1,0 +1,86 @@
+"""The probe: flags are checked before any work, H4's gate stops it before projected, and the flags reach every gate."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_runs import make_run
+
+from lib.errors import UserError
+from tools import full_probe
+from tools.h4_gate import judge
+
+REPO = Path(__file__).resolve().parents[2]
+SMALL = ["--steps", "2", "--prompts", "2", "--group", "4", "--n-eval", "4", "--eval-samples", "1", "--max-new", "24",
+         "--warmup", "1", "--workers", "1"]  # fmt: skip
+
+
+def probe(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "tools.full_probe", *words, "--svd-cache", str(folder / "svd")]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
+
+
+def finished(folder: Path, hack: float) -> Path:
+    run = make_run(folder, "vanilla", 0, hack, 0.1, preset="dev", steps=100)
+    (run / "summary.json").write_text(json.dumps({"seed": 0}))
+    return run
+
+
+@pytest.mark.parametrize(("hack", "passes"), [(0.31, True), (0.30, False), (0.05, False)])
+def test_h4_is_decided_at_thirty_percent(hack, passes, tmp_path):
+    assert judge(finished(tmp_path, hack))[0] is passes
+
+
+def test_a_failed_h4_names_the_next_model_and_its_command(tmp_path):
+    _, sentence = judge(finished(tmp_path, 0.05))
+    assert "strict hack rate is 5.0% at step 100, threshold 30%" in sentence
+    assert "Qwen3.5-2B" in sentence and "`just full-probe mid`" in sentence
+
+
+def test_a_run_without_an_end_is_not_judged(tmp_path):
+    run = finished(tmp_path, 0.5)
+    (run / "summary.json").unlink()
+    with pytest.raises(UserError, match="is not complete"):
+        judge(run)
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--stepz", "4"], "--stepz"),
+    (["--steps"], "--steps"),
+    (["--arm", "rebound"], "is for just train"),
+    (["--out=x"], "is for just train"),
+    (["--pairs", "nonsense"], "nonsense"),
+    (["--lr", "0"], "--lr 0.0 must be above 0"),
+])  # fmt: skip
+def test_flags_are_checked_before_any_work(words, says, tmp_path):
+    done = probe(tmp_path, "--preset", "tiny", *words)
+    assert done.returncode == 2 and says in done.stdout + done.stderr
+    assert "gate 0" not in done.stdout and not list(tmp_path.iterdir())
+
+
+def test_the_probe_stops_at_vanilla_and_goes_on_when_told(tmp_path):
+    words = ["--preset", "tiny", *SMALL, "--seed", "41", "--label", "short", "--isolation", "rlimits", "--lr", "0.01"]
+    stopped = probe(tmp_path, *words)
+    study = tmp_path / "outputs/tiny-short"
+    assert stopped.returncode == 1, stopped.stderr
+    assert "full-probe stopped at gate 3: vanilla's strict hack rate is" in stopped.stderr
+    assert "just full-probe dev" in stopped.stderr and "--go-on" in stopped.stderr
+    assert (study / "vanilla_s41/summary.json").exists() and not (study / "projected_s41").exists()
+
+    went_on = probe(tmp_path, *words, "--go-on")
+    assert went_on.returncode == 0, went_on.stderr
+    assert "vanilla_s41 is complete: nothing to do" in went_on.stderr
+    for arm in ("vanilla", "projected"):
+        config = json.loads((study / f"{arm}_s41/config.json").read_text())
+        assert (config["arm"], config["seed"], config["lr"], config["steps"]) == (arm, 41, 0.01, 2)
+        assert config["sandbox"].startswith("rlimits")
+    assert "isolation rlimits" in went_on.stdout and (study / "report/report.md").exists()
+
+
+def test_what_is_the_probes_own_is_not_handed_on():
+    words = ["--preset", "tiny", "--go-on", "--label", "a", "--seed", "3", "--no-go-on", "--label=b", "--fresh"]
+    assert full_probe.without(words, "go_on", "label") == ["--preset", "tiny", "--seed", "3", "--fresh"]
