@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lib.logprobs import HeadLogprobs
 from lib.packing import Packed, pack
 
 
@@ -53,44 +54,6 @@ def clipped_objective(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: f
     """PPO's per-token objective (to be maximised), shapes broadcast, [N]."""
     ratio = torch.exp(logp - old_logp)
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-
-
-def _chunk_logprobs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log p of the targets, log of the softmax's normaliser), [chunk] fp32 each."""
-    logits = head(hidden).float().div_(temperature)
-    normaliser = logits.logsumexp(-1)
-    return logits.gather(-1, targets[:, None])[:, 0] - normaliser, normaliser
-
-
-def _chunk_gradient(
-    head: nn.Linear, hidden: Tensor, targets: Tensor, normaliser: Tensor, g: Tensor, temperature: float
-):
-    """d hidden [chunk, d]: d logits = (onehot(target) - softmax) g / temperature is written over the logits."""
-    scale = (g / temperature)[:, None]
-    d = head(hidden).float().div_(temperature).sub_(normaliser[:, None]).exp_().mul_(-scale)
-    d.scatter_add_(1, targets[:, None], scale)
-    return d.to(hidden.dtype) @ head.weight
-
-
-class HeadLogprobs(torch.autograd.Function):
-    """log softmax(head(hidden) / temperature) at the targets: hidden [N, d], targets [N] int64 -> [N] fp32.
-
-    Only `chunk` rows of logits [chunk, V] exist at a time, in either pass; the head is frozen: hidden has a gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Tensor, temperature: float, chunk: int) -> Tensor:
-        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        logp, normaliser = zip(*(_chunk_logprobs(head, h, t, temperature) for h, t in parts), strict=True)
-        ctx.save_for_backward(hidden, targets, torch.cat(normaliser))
-        ctx.head, ctx.temperature, ctx.chunk = head, temperature, chunk
-        return torch.cat(logp)
-
-    @staticmethod
-    def backward(ctx, g: Tensor):
-        parts = zip(*(x.split(ctx.chunk) for x in (*ctx.saved_tensors, g)), strict=True)
-        d_hidden = torch.cat([_chunk_gradient(ctx.head, *part, ctx.temperature) for part in parts])
-        return d_hidden, None, None, None, None
 
 
 def completion_logprobs(model: nn.Module, packed: Packed, temperature: float = 1.0, chunk: int = 2048) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from antipasto import Adapter
 from arms import ARMS
 from config import Config
+from grading.stream import GradingStream
 from grpo import completion_logprobs, group_advantages, k3
 from lib.distributed import Ranks
 from lib.packing import Passes
@@ -181,20 +182,26 @@ def group_rewards(grades: list[Grade], group: int, write_access: bool) -> list[f
 def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[int]):
     """One completion for each index in `picked`, each rank sampling and grading its block of them.
 
-    Returns per row, on every rank: token ids, logprobs [T_i] fp32 on the CPU, texts and grades; then the seconds of
-    sampling and of grading on the slowest rank.
+    Programs run while other rows are still decoded. Returns per row, on every rank: token ids, logprobs [T_i] fp32 on
+    the CPU, texts and grades; then the seconds of sampling, and of waiting for the grades that were left, on the
+    slowest rank.
     """
     mine = run.ranks.part(len(picked))
     picked, seeds, t0 = picked[mine], seeds[mine], time.perf_counter()
+    stream = GradingStream(
+        run.grader.start(),
+        lambda ids: run.tokenizer.decode(ids, skip_special_tokens=True),
+        [prompts.problems[i] for i in picked],
+        [prompts.evaluators[i] for i in picked],
+    )
     tokens, logprobs = [], []
     if picked:
-        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new)
+        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new, stream.ended)
         lengths = rollout.lengths.tolist()
         tokens = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
         logprobs = [lp[:n].clone() for lp, n in zip(rollout.logprobs.cpu(), lengths, strict=True)]
-    texts = [run.tokenizer.decode(t, skip_special_tokens=True) for t in tokens]
     t1 = time.perf_counter()
-    grades = run.grader.grade(texts, [prompts.problems[i] for i in picked], [prompts.evaluators[i] for i in picked])
+    texts, grades = stream.finish(tokens)
     seconds = run.ranks.gather([(t1 - t0, time.perf_counter() - t1)])
     rows = run.ranks.gather(list(zip(tokens, logprobs, texts, grades, strict=True)))
     return *(list(column) for column in zip(*rows, strict=True)), *map(max, zip(*seconds, strict=True))

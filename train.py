@@ -106,6 +106,7 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     if cfg.micro_batch or (run.share and cfg.micro_tokens):
         return
     sampled = min(sampler.max_batch or rows, max(rows, evaluated))
+    distinct = max(cfg.prompts // run.ranks.world, -(-sampled // cfg.eval_samples))
     least, most = (longest + cfg.max_new, longest + rows * cfg.max_new) if run.share else (1, rows)
 
     def attempt(size: int) -> None:
@@ -118,7 +119,7 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
         largest=max(least, min(MOST_TOKENS if run.share else MOST_ROWS, most)),
         smallest=least,
         attempt=attempt,
-        fill_cache=lambda: sampler.fill_cache([[i % 97 + 1] * longest for i in range(sampled)], cfg.max_new),
+        fill_cache=lambda: sampler.fill_cache([[i % distinct + 1] * longest for i in range(sampled)], cfg.max_new),
         delta=run.adapter.delta(),
         device=device,
         case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",

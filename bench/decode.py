@@ -209,15 +209,17 @@ class Bench:
         timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
         timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
         if kernels:
-            at, q = (
-                (b.prompt, b.step),
-                torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=x.dtype),
-            )
-            timed["prepare"] = lambda: [kernels.prepare(qkv, k, v, layer.head_norm, b.rotary, b.lengths, *at)
-                                        for layer, (k, v) in zip(layers, b.cache, strict=True)]  # fmt: skip
-            timed["attend"] = lambda: [kernels.attend(q, k, v, b.lengths[:n], b.leader, *at) for k, v in b.cache]
+            q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=x.dtype)
             shared = torch.arange(n, device=self.device) // 8 * 8
-            timed["attend_shared8"] = lambda: [kernels.attend(q, k, v, b.lengths[:n], shared, *at) for k, v in b.cache]
+
+            def attend(group: torch.Tensor) -> list[torch.Tensor]:
+                caches = zip(b.prompt_cache, b.cache, strict=True)
+                return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for prompt, own in caches]
+
+            timed["prepare"] = lambda: [kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step)
+                                        for layer, own in zip(layers, b.cache, strict=True)]  # fmt: skip
+            timed["attend"] = lambda: attend(b.group[:n])
+            timed["attend_shared8"] = lambda: attend(shared)
             timed["silu_mul"] = lambda: [kernels.silu_mul(gate_up) for _ in layers]
         for part, fn in timed.items():
             try:
@@ -229,29 +231,26 @@ class Bench:
     @torch.no_grad()
     def tune(self, sampler: Sampler) -> None:
         """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
-        b, layers, kernels, n = (
-            self.halfway(sampler),
-            sampler.decoder.layers,
-            sampler.decoder.kernels,
-            len(self.prompts),
-        )
+        b, n = self.halfway(sampler), len(self.prompts)
+        layers, kernels = sampler.decoder.layers, sampler.decoder.kernels
         q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=torch.bfloat16)
         shared, before = torch.arange(n, device=self.device) // 8 * 8, (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS)
         sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
         for (block, warps, stages), programs in [(s, 1024) for s in sizes] + [(sizes[1], 512), (sizes[1], 2048)]:
             kernels.ATTEND.update(BLOCK=block, num_warps=warps, num_stages=stages)
             kernels.ATTEND_PROGRAMS = programs
-            for label, leader in (("own", b.leader), ("shared8", shared)):
+            for label, group in (("own", b.group[:n]), ("shared8", shared)):
                 self.try_time(
                     f"tune:attend {label} block {block} warps {warps} stages {stages} programs {programs}",
-                    lambda leader=leader: [
-                        kernels.attend(q, k, v, b.lengths[:n], leader, b.prompt, b.step) for k, v in b.cache
+                    lambda group=group: [
+                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
+                        for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
                     ],
                 )
         kernels.ATTEND.update(before[0])
         kernels.ATTEND_PROGRAMS = before[1]
         for part in ("qkv", "o", "gate_up", "down"):
-            self.tune_linear(part, [getattr(layer, part).parts[0] for layer in layers], kernels, n)
+            self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
         sampler.free()
 
     def tune_linear(self, part: str, weights: list, kernels, n: int) -> None:

@@ -6,10 +6,12 @@
 Lengths: lognormal, median 380 and sigma 0.6 (mean about 450), capped at max_new; prompts uniform in 3/4 to 5/4 of 512.
 Random weights end at random, so each row is made to end at its length: the sampler's own `done` flag is set inside the
 captured step, and rows that ended are compacted away as in a run. Training is train.backward and an update on those
-rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own).
+rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own); the second of two
+passes is timed.
 
-Rows: rollout (int8 or bf16 delta), train (micro-batch in the note), grade (96 programs of the
-organism), step (their sum), largest_G (by lib/memory.py: cache of 8 G rows plus a micro-batch, a tenth left free).
+Rows: rollout_D8; train_padded (every completion with its own prompt, micro-batch 8) and train_shared (a group's prompt
+once; micro-tokens in the note); agree (what differs between the two in bf16, and between two batchings of padded rows);
+grade (96 programs of the organism); step (their sum with the last of train); largest_G (by lib/memory.py).
 """
 
 from __future__ import annotations
@@ -29,21 +31,27 @@ from bench.common import (
     parser,
     peak_gib,
     pick_device,
+    pick_rows,
     reset_memory,
     run_of,
     sync,
     vanilla_update,
 )
 from config import Config
+from grpo import completion_logprobs
 from lib.errors import UserError
 from lib.memory import fit_micro_batch
+from lib.packing import Passes
+from lib.shared_prefix import share_prefix
 from problems import EVALUATOR
 from problems.organism import organism_problems
 from rewards import Grader
+from rollouts import Run
 from sampling.sampler import Sampler
 from train import backward_rows
 
 COLUMNS = ["model", "row", "P", "G", "max_new", "s", "peak_gib", "note"]
+ROWS = ["rollout", "train_padded", "train_shared", "agree", "grade", "step", "largest_G"]
 
 
 class ForcedEnds(Sampler):
@@ -66,9 +74,20 @@ class Bench:
         widths = torch.randint(a.prompt * 3 // 4, a.prompt * 5 // 4, (a.P,), generator=g).tolist()
         vocab = SHAPES[a.model].vocab
         self.prompts = [torch.randint(0, vocab, (n,), generator=g).tolist() for n in widths]
-        scale = a.max_new / 1024
-        lengths = torch.exp(torch.randn(a.P * a.G, generator=g) * 0.6) * 380 * scale
+        lengths = torch.exp(torch.randn(a.P * a.G, generator=g) * 0.6) * 380 * a.max_new / 1024
         self.lengths = lengths.long().clamp(1, a.max_new).tolist()
+        self.rows = [p for p in self.prompts for _ in range(a.G)]
+
+        # The model with a small random delta, and the sampler over it.
+        self.model = build(a.model, device)
+        checkpoint_layers(self.model)
+        self.adapter = adapt(self.model)
+        share_prefix(self.model)
+        self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)
+
+        # What training reads where no rollout was made.
+        self.tokens = torch.randint(0, vocab, (len(self.rows), a.max_new), generator=g)
+        self.logprobs = torch.full((len(self.rows), a.max_new), -12.0)
 
     def row(self, name: str, seconds, note: str = "", G: int | None = None) -> None:
         a = self.args
@@ -80,18 +99,27 @@ class Bench:
         reset_memory()
         self.report.guarded(f"{self.args.model}\t{name}", fn)
 
+    def run(self, share: bool, micro_batch: int = 0, micro_tokens: int = 0) -> Run:
+        """As much of a run as training needs."""
+        a = self.args
+        cfg = Config(
+            arm="vanilla",
+            prompts=a.P,
+            group=a.G,
+            max_new=a.max_new,
+            micro_batch=micro_batch,
+            micro_tokens=micro_tokens,
+            beta=1e-3,
+            grad_checkpoint=True,
+            logprob_chunk=1024,
+        )
+        run = run_of(cfg, self.model, self.adapter, self.sampler, self.device)
+        run.share = share
+        return run
+
     # --- parts ---
 
-    def set_up(self) -> None:
-        self.model = build(self.args.model, str(self.device))
-        checkpoint_layers(self.model)
-        self.adapter = adapt(self.model)
-        self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)
-        self.rows = [p for p in self.prompts for _ in range(self.args.G)]
-
-    def rollout(self, bits: int) -> None:
-        self.sampler.free()
-        self.sampler.decoder.delta_bits = bits
+    def rollout(self) -> None:
         self.sampler.force(self.lengths)
         for seed in (0, 1000):  # the first call captures, as step 0 of a run does
             start = sync(self.device.type)
@@ -99,49 +127,69 @@ class Bench:
             self.seconds["rollout"] = sync(self.device.type) - start
             if seed == 0:
                 first = self.seconds["rollout"]
-        self.logprobs = out.logprobs.float()
-        self.tokens = out.tokens
-        mean = sum(self.lengths) / len(self.lengths)
-        self.row(f"rollout_D{bits}", self.seconds["rollout"], f"{sum(self.lengths)} tokens, mean {mean:.0f}, longest "
-                 f"{max(self.lengths)}, prefill {out.prefill_s:.2f} s, {out.decode_steps} steps, first call "
-                 f"{first:.1f} s, engine {self.sampler.engine}")  # fmt: skip
-
-    def run(self):
-        a = self.args
-        cfg = Config(
-            arm="vanilla",
-            prompts=a.P,
-            group=a.G,
-            max_new=a.max_new,
-            micro_batch=a.micro_batch,
-            beta=1e-3,
-            grad_checkpoint=True,
-            logprob_chunk=1024,
+        self.logprobs, self.tokens = (
+            torch.nn.functional.pad(t.cpu(), (0, self.args.max_new - t.shape[1])) for t in (out.logprobs, out.tokens)
         )
-        return run_of(cfg, self.model, self.adapter, self.sampler, self.device)
+        mean = sum(self.lengths) / len(self.lengths)
+        self.row(f"rollout_D{self.sampler.decoder.delta_bits}", self.seconds["rollout"],
+                 f"{sum(self.lengths)} tokens, mean {mean:.0f}, longest {max(self.lengths)}, prefill "
+                 f"{out.prefill_s:.2f} s, {out.decode_steps} steps, first call {first:.1f} s, "
+                 f"engine {self.sampler.engine}")  # fmt: skip
 
-    def train(self) -> None:
-        a = self.args
-        tokens = getattr(self, "tokens", torch.ones(len(self.rows), a.max_new, dtype=torch.long, device=self.device))
-        old = getattr(self, "logprobs", torch.zeros(len(self.rows), a.max_new, device=self.device))
-        completions = [t[:n] for t, n in zip(tokens.tolist(), self.lengths, strict=True)]
-        completions = [c + [1] * (n - len(c)) for c, n in zip(completions, self.lengths, strict=True)]
-        old_logprobs = [torch.nn.functional.pad(lp[:n], (0, n - len(lp[:n]))) for lp, n in zip(old, self.lengths,
-                                                                                          strict=True)]  # fmt: skip
+    def completions(self) -> list[list[int]]:
+        return [t[:n] for t, n in zip(self.tokens.tolist(), self.lengths, strict=True)]
+
+    def train(self, name: str, run: Run) -> None:
+        a, completions = self.args, self.completions()
+        old_logprobs = [lp[:n] for lp, n in zip(self.logprobs, self.lengths, strict=True)]
         rewards = torch.randint(0, 2, (a.P, a.G), generator=torch.Generator().manual_seed(2)).float() * 3.5
         rewards[:, 0], rewards[:, 1] = 0.0, 3.5
         batch = batch_of(self.rows, completions, old_logprobs, rewards)
-        run = self.run()
-        optimiser = torch.optim.AdamW(self.adapter.delta().values(), lr=1e-6)
+        optimiser = torch.optim.AdamW(self.adapter.delta().values(), lr=1e-9)
         for _ in range(2):  # the first pass warms the allocator and cuBLAS up, as step 0 of a run does
             start = sync(self.device.type)
             loss = vanilla_update(run, optimiser, batch)
-            end = sync(self.device.type)
+            self.seconds["train"] = sync(self.device.type) - start
         optimiser.zero_grad(set_to_none=True)
-        self.seconds["train"] = end - start
-        total = sum(map(len, self.rows)) + sum(self.lengths)
-        self.row("train", end - start, f"micro-batch {a.micro_batch}, {total} tokens, loss {loss:.1e}, "
-                 f"rollout cache and delta held")  # fmt: skip
+        parts = run.passes.split(self.rows, completions)
+        packed = [run.passes.pack([self.rows[b] for b in part], [completions[b] for b in part]) for part in parts]
+        sizes = [p.ids.numel() for p in packed]
+        limit = f"micro-tokens {run.cfg.micro_tokens}" if run.share else f"micro-batch {run.cfg.micro_batch}"
+        held = "rollout cache and delta held" if self.sampler.batch else "no rollout cache"
+        self.row(name, self.seconds["train"], f"{limit}, {len(sizes)} passes of {min(sizes)} to {max(sizes)} tokens, "
+                 f"{sum(sizes)} in all, loss {loss:.1e}, {held}")  # fmt: skip
+
+    def agree(self) -> None:
+        """Relative differences of logprobs and delta_S gradient, on two groups of four rows."""
+        rows = [b for p in range(min(2, self.args.P)) for b in range(p * self.args.G, p * self.args.G + 4)]
+        prompts, completions = [self.rows[b] for b in rows], [self.completions()[b] for b in rows]
+        n = [len(c) for c in completions]
+
+        def measured(passes: Passes) -> tuple[torch.Tensor, torch.Tensor]:
+            found: dict[int, torch.Tensor] = {}
+            self.model.train()
+            self.model.zero_grad(set_to_none=True)
+            for part in passes.split(prompts, completions):
+                packed = passes.pack([prompts[i] for i in part], [completions[i] for i in part])
+                logp = completion_logprobs(self.model, packed, chunk=1024)
+                sign = torch.cat([torch.full((n[i],), 1.0 - 2.0 * (i % 2)) for i in part]).to(logp.device)
+                (sign * logp).sum().backward()
+                found |= dict(zip(part, logp.detach().split(packed.lengths), strict=True))
+            self.model.eval()
+            grads = torch.cat([g.flatten() for g in self.adapter.grads().values()]).clone()
+            self.model.zero_grad(set_to_none=True)
+            return torch.cat([found[i] for i in range(len(rows))]), grads
+
+        padded, alone, shared = (
+            measured(Passes(share, 0, self.device, most_rows=most))
+            for share, most in ((False, 0), (False, 1), (True, 0))
+        )
+
+        def off(a, b) -> str:
+            return f"logp {(a[0] - b[0]).abs().mean():.1e} grad {(a[1] - b[1]).norm() / b[1].norm():.1e}"
+
+        self.row("agree", None, f"shared - padded: {off(shared, padded)}; padded - one row at a time: "
+                 f"{off(alone, padded)}; shared - one row at a time: {off(shared, alone)}")  # fmt: skip
 
     def grade(self) -> None:
         problems = organism_problems(96, seed=0, split="train")
@@ -160,30 +208,30 @@ class Bench:
         self.row("grade", None, "no isolation works here")
 
     def largest_group(self) -> None:
-        """By bisection in steps of 4: the largest G that keeps the full micro-batch, and the largest with any."""
+        """By bisection in steps of 4: the largest G whose worst case fits beside the sampler's memory."""
         if self.device.type == "cpu":
             return self.row("largest_G", None, "CPU: no limit measured")
-        a, fits = self.args, {}
+        a, fits, longest = self.args, {}, self.args.prompt * 5 // 4
+        run, least = self.run(share=True), longest + a.max_new
 
-        def micro_batch(G: int) -> int:
+        def attempt(size: int) -> None:
+            n = (size - longest) // a.max_new
+            old, one = torch.full((a.max_new,), -12.0), torch.ones(1)
+            self.model.train()
+            backward_rows(run, [[1] * longest] * n, [[1] * a.max_new] * n, [old] * n, [one] * n)
+
+        def micro_tokens(G: int) -> int:
             if G not in fits:
+                rows = a.P * G
                 self.sampler.free()
-                self.sampler.force([a.max_new] * (a.P * G))
-                longest, run = a.prompt * 5 // 4, self.run()
-
-                def attempt(n: int) -> None:
-                    old, one = torch.zeros(a.max_new), torch.ones(1)
-                    self.model.train()
-                    backward_rows(run, [[1] * longest] * n, [[1] * a.max_new] * n, [old] * n, [one] * n)
-
+                self.sampler.force([a.max_new] * rows)
+                fill = [[i % a.P + 1] * longest for i in range(rows)]
                 try:
                     fits[G] = fit_micro_batch(
-                        largest=a.micro_batch,
-                        smallest=1,
+                        largest=8192,
+                        smallest=least,
                         attempt=attempt,
-                        fill_cache=lambda: self.sampler.fill_cache(
-                            [[i % 97 + 1] * longest for i in range(a.P * G)], a.max_new
-                        ),
+                        fill_cache=lambda: self.sampler.fill_cache(fill, a.max_new),
                         delta=self.adapter.delta(),
                         device=self.device,
                         case=f"G {G}",
@@ -191,17 +239,14 @@ class Bench:
                 except UserError as error:
                     fits[G] = 0
                     print(f"# {error}", file=sys.stderr)
-                print(f"# G {G}: micro-batch {fits[G]}", file=sys.stderr, flush=True)
+                print(f"# G {G}: {fits[G]} tokens", file=sys.stderr, flush=True)
             return fits[G]
 
-        for rows in (a.micro_batch, 1):
-            low, high = 0, 16  # G in units of 4
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if micro_batch(middle * 4) >= rows else (low, middle)
-            bits = self.sampler.decoder.delta_bits
-            note = f"micro-batch {fits.get(low * 4)}, prompt {a.prompt * 5 // 4}, delta in {bits} bits, a tenth free"
-            self.row(f"largest_G_mb{rows}", None, note, low * 4)
+        low, high = 0, 24  # G in units of 4
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if micro_tokens(middle * 4) else (low, middle)
+        self.row("largest_G", None, f"micro-tokens {fits.get(low * 4)}, prompt {longest}, a tenth left free", low * 4)
         self.sampler.free()
 
     def total(self) -> None:
@@ -212,22 +257,30 @@ class Bench:
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
+    p.add_argument("--rows", default=",".join(ROWS[:-1]), help=f"of {', '.join(ROWS)}")
     p.add_argument("--P", type=int, default=8)
     p.add_argument("--G", type=int, default=12)
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--max-new", type=int, default=1024)
-    p.add_argument("--micro-batch", type=int, default=8)
-    p.add_argument("--bits", default="8", help="of the decode delta: 8, 16 or both")
+    p.add_argument("--micro-batch", type=int, default=8, help="of train_padded")
+    p.add_argument("--micro-tokens", default="8192", help="of train_shared, one row each: 8192,16384")
     args = p.parse_args()
-    device = pick_device(args, model="tiny", P=2, G=4, prompt=24, max_new=32)
+    device = pick_device(args, model="tiny", P=2, G=4, prompt=24, max_new=32, micro_tokens="64,256")
+    rows = pick_rows(p, args.rows, ROWS)
     bench = Bench(args, device)
-    bench.set_up()
-    for bits in map(int, args.bits.split(",")):
-        bench.guarded(f"rollout_D{bits}", lambda bits=bits: bench.rollout(bits))
-    bench.guarded("train", bench.train)
-    bench.guarded("grade", bench.grade)
-    bench.guarded("step", bench.total)
-    bench.guarded("largest_G", bench.largest_group)
+    if "rollout" in rows:
+        bench.guarded("rollout", bench.rollout)
+    if "train_padded" in rows:
+        padded = bench.run(share=False, micro_batch=args.micro_batch)
+        bench.guarded("train_padded", lambda: bench.train("train_padded", padded))
+    for tokens in map(int, args.micro_tokens.split(",") if "train_shared" in rows else []):
+        shared = bench.run(share=True, micro_tokens=tokens)
+        bench.guarded("train_shared", lambda run=shared: bench.train("train_shared", run))
+    for name, fn in (("agree", bench.agree), ("grade", bench.grade), ("step", bench.total)):
+        if name in rows:
+            bench.guarded(name, fn)
+    if "largest_G" in rows:
+        bench.guarded("largest_G", bench.largest_group)
 
 
 if __name__ == "__main__":

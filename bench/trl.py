@@ -9,7 +9,8 @@ no end token), so the work is equal. TRL trains a peft LoRA (r = 32 on the Linea
 with transformers generate; here: sampling.Sampler, train.backward, AdamW on delta_S. Seconds: median step after the
 first two. Needs trl and datasets, which the project itself does not.
 
-Rows: trl, ours, then both without checkpointing (--rows).
+Rows: trl; ours (a group's prompt once, as many tokens a pass as TRL's micro-batch has); ours_padded (every completion
+with its own prompt, as in TRL); both without checkpointing (--rows).
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ from bench.common import (
 from bench.train import target_names
 from config import Config
 from lib.files import REPO
+from lib.shared_prefix import share_prefix
 from problems.organism import organism_problems
 from sampling.sampler import Sampler
 
 COLUMNS = ["model", "row", "P", "G", "prompt", "new", "s", "to_trl", "roll_s", "train_s", "peak_gib", "mem_to_trl",
            "note"]  # fmt: skip
-ROWS = ["trl", "ours", "trl_no_checkpoint", "ours_no_checkpoint"]
+ROWS = ["trl", "ours", "ours_padded", "trl_no_checkpoint", "ours_no_checkpoint"]
 
 
 class Bench:
@@ -130,14 +132,25 @@ class Bench:
     def run_ours(self, name: str) -> None:
         a = self.args
         model = build(a.model, self.device.type)
-        grad_checkpoint = name == "ours"
+        grad_checkpoint = name != "ours_no_checkpoint"
         if grad_checkpoint:
             checkpoint_layers(model)
         adapter = adapt(model)
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
-        cfg = Config(prompts=a.P, group=a.G, max_new=a.new, micro_batch=a.micro_batch, beta=0.0,
-                     logprob_chunk=1024, grad_checkpoint=grad_checkpoint)  # fmt: skip
+        share = name != "ours_padded" and share_prefix(model)
+        rows_of_tokens = a.micro_batch * (a.prompt + a.new)  # as many as TRL's micro-batch has
+        cfg = Config(
+            prompts=a.P,
+            group=a.G,
+            max_new=a.new,
+            micro_batch=0 if share else a.micro_batch,
+            micro_tokens=rows_of_tokens if share else 0,
+            beta=0.0,
+            logprob_chunk=1024,
+            grad_checkpoint=grad_checkpoint,
+        )
         run = run_of(cfg, model, adapter, sampler, self.device, self.tokenizer.pad_token_id)
+        run.share = share
         optimiser = torch.optim.AdamW(adapter.delta().values(), lr=7e-5)
         rows, times = [p for p in self.prompts for _ in range(a.G)], []
         rewards = (torch.arange(a.P * a.G) % 2).float().view(a.P, a.G)
@@ -164,7 +177,7 @@ def main() -> None:
     p.add_argument("--new", type=int, default=256)
     p.add_argument("--micro-batch", type=int, default=8)
     p.add_argument("--steps", type=int, default=4)
-    p.add_argument("--rows", default="trl,ours,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
+    p.add_argument("--rows", default="trl,ours,ours_padded,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
     args = p.parse_args()
     rows = pick_rows(p, args.rows, ROWS)
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, new=16, micro_batch=4)

@@ -135,7 +135,7 @@ def gpu_sentence(error: RuntimeError) -> str:
 def memory_flags(error: RuntimeError) -> str:
     """The flags that make what did not fit smaller, by where it was asked for."""
     frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if {"_chunk_logprobs", "_chunk_gradient"} & set(frames):  # grpo.py: the logits of a chunk, in either pass
+    if {"_chunk_logprobs", "_chunk_gradient"} & set(frames):  # lib/logprobs.py: the logits of a chunk, in either pass
         return "--logprob-chunk or --micro-batch"
     if frames[-1:] == ["_engine_run_backward"]:  # autograd's own kernels, of the logits or of a layer
         return "--micro-batch or --logprob-chunk"

@@ -1,11 +1,11 @@
 """The rows being decoded: their keys and values, and what a step reads and writes, at fixed addresses for the graphs.
 
-    slots [0, P)   the prompt, padded on the right to P
-    slot  P + t    the completion's token y_t
+    prompt_cache   K, V [prompts, Hkv, P, D] a layer: a distinct prompt once, padded on the right to P
+    cache          K, V [rows, Hkv, T, D] a layer: slot t of row b has the completion's token y_t
 
-Prompts are padded on the right rather than on the left, so that prefill is plainly causal and needs no mask; the gap
-between a short prompt and slot P is masked in decode. Equal prompts are prefilled once. Rows that ended are dropped by
-compacting the others to the front.
+Row b attends to prompt group[b] and to its own slots. Prompts are padded on the right rather than on the left, so that
+prefill is plainly causal and needs no mask; the padding is masked in decode. Rows that ended are dropped by compacting
+the others to the front, in their order; so are prompts without a row.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from sampling.noise import row_keys
 
 
 class DecodeBatch:
-    """Memory of at most `rows` rows of `slots` slots; `n` of them are being decoded."""
+    """Memory of at most `rows` rows and `prompts` prompts; `n` rows are being decoded."""
 
-    def __init__(self, model: nn.Module, layers: list[DecoderLayer], rows: int, slots: int, max_new: int):
+    def __init__(self, model: nn.Module, layers: list[DecoderLayer], rows: int, prompts: int, width: int, max_new: int):
+        """width: slots of a prompt; max_new: slots of a completion."""
         weight = model.get_input_embeddings().weight
         device = weight.device
-        shape = (rows, layers[0].kv_heads, slots, layers[0].head_dim)
-        self.rows = rows
-        self.slots = slots
-        self.max_new = max_new
+        self.size = (rows, prompts, width, max_new)
         self.n = 0
-        # K, V [rows, Hkv, slots, D] of each layer.
-        self.cache = [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in layers]
+        kv_heads, head_dim = layers[0].kv_heads, layers[0].head_dim
 
-        # [rows] int64: the token sampled last, prompt length, noise key, row of the output, number of the prompt, and
-        # the first row with the same prompt, whose keys and values a kernel reads for all of them.
+        def caches(*shape: int) -> list[tuple[Tensor, Tensor]]:
+            return [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in layers]
+
+        self.prompt_cache = caches(prompts, kv_heads, width, head_dim)
+        self.cache = caches(rows, kv_heads, max_new, head_dim)
+
+        # [rows] int64: the token sampled last, prompt length, noise key, row of the output and number of the prompt.
         def zeros() -> Tensor:
             return torch.zeros(rows, dtype=torch.long, device=device)
 
@@ -43,47 +45,60 @@ class DecodeBatch:
         self.keys = zeros()
         self.row = zeros()
         self.group = zeros()
-        self.leader = zeros()
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
 
-        # Scalars: the index of the token sampled last; P, the slot of token 0.
+        # Scalar: the index of the token sampled last.
         self.step = torch.zeros((), dtype=torch.long, device=device)
-        self.prompt = torch.zeros((), dtype=torch.long, device=device)
 
         # What was sampled, by row of the output.
         self.tokens = torch.zeros((rows, max_new), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((rows, max_new), dtype=torch.float32, device=device)
 
-        # cos, sin [slots, D].
-        positions = torch.arange(slots, device=device)[None]
+        # cos, sin [width + max_new, D].
+        positions = torch.arange(width + max_new, device=device)[None]
         cos, sin = model.model.rotary_emb(weight[:1, None], positions)
         self.rotary = (cos[0].contiguous(), sin[0].contiguous())
 
-    def fits(self, rows: int, slots: int, max_new: int) -> bool:
-        """Whether a call of this size needs no new memory."""
-        return rows <= self.rows and slots <= self.slots and max_new <= self.max_new
-
-    def begin(self, seeds: Sequence[int], lengths: list[int], group: list[int], width: int) -> None:
-        """Reset for one call: rows b of prompt number group[b] and length lengths[b], padded to `width`."""
+    def begin(self, seeds: Sequence[int], lengths: list[int], group: list[int]) -> None:
+        """Reset for one call: rows b of prompt number group[b] and prompt length lengths[b]."""
         device, self.n = self.last.device, len(seeds)
+        # Slots of a prompt that a step in plain torch looks at; a captured step keeps its shapes.
+        self.width = max(lengths) if device.type == "cpu" else self.size[2]
         self.keys[: self.n] = row_keys(torch.tensor(list(seeds), dtype=torch.long, device=device))
         self.lengths[: self.n] = torch.tensor(lengths, device=device)
         self.group[: self.n] = torch.tensor(group, device=device)
-        self.row.copy_(torch.arange(self.rows, device=device))
+        self.row.copy_(torch.arange(len(self.row), device=device))
         self.done.zero_()
         self.step.zero_()
-        self.prompt.fill_(width)
-        self._find_leaders()
-
-    def _find_leaders(self) -> None:
-        group = self.group[: self.n]
-        self.leader[: self.n] = (group[:, None] == group).int().argmax(1)
+        self._find_members()
 
     def keep(self, index: Tensor) -> None:
-        """Move the rows `index` [m] (ascending) to the front and forget the others."""
+        """Move the rows `index` [m] (ascending) to the front and forget the others, and prompts without a row."""
         m = len(index)
         vectors = (self.last, self.lengths, self.keys, self.row, self.group, self.done)
         for tensor in (*vectors, *(t for kv in self.cache for t in kv)):
             tensor[:m] = tensor.index_select(0, index)
         self.n = m
-        self._find_leaders()
+
+        used, group = self.group[:m].unique(return_inverse=True)
+        if len(used) < self.prompts:
+            self.group[:m] = group
+            for tensor in (t for kv in self.prompt_cache for t in kv):
+                tensor[: len(used)] = tensor.index_select(0, used)
+        self._find_members()
+
+    def _find_members(self) -> None:
+        """Rows of each prompt, for a CPU: members [prompts, most rows] int64, row 0 where there are fewer; place [n],
+        where each row stands in members.flatten()."""
+        group = self.group[: self.n]
+        self.prompts = int(group.max()) + 1
+        if group.is_cuda:
+            return
+        order = group.argsort(stable=True)
+        counts = group.bincount()
+        rank = torch.empty_like(group)
+        rank[order] = torch.arange(self.n) - (counts.cumsum(0) - counts)[group[order]]
+        most = int(counts.max())
+        self.place = group * most + rank
+        self.members = torch.zeros(len(counts) * most, dtype=torch.long).index_put_((self.place,), torch.arange(self.n))
+        self.members = self.members.view(len(counts), most)

@@ -69,15 +69,16 @@ class DecoderLayer:
         self.down.add_to(x, self.act(gate) * up)
         return x
 
-    def decode(self, x: Tensor, kernels, rotary: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, batch) -> Tensor:
+    def decode(self, x: Tensor, kernels, rotary: tuple[Tensor, Tensor], prompt_kv, own_kv, batch) -> Tensor:
         """The same for one token a row, x [n, d], through sampling.kernels; rotary: cos, sin [positions, D].
 
-        keys, values: the layer's cache in `batch`, a DecodeBatch.
+        prompt_kv, own_kv: the layer's caches in `batch`, a DecodeBatch.
         """
-        n, at = len(x), (batch.prompt, batch.step)
+        n = len(x)
+        lengths, group = batch.lengths[:n], batch.group[:n]
         qkv = self.qkv(rms_norm(x, self.norms[0]))
-        q = kernels.prepare(qkv, keys, values, self.head_norm, rotary, batch.lengths, *at)
-        self.o.add_to(x, kernels.attend(q, keys, values, batch.lengths[:n], batch.leader, *at))
+        q = kernels.prepare(qkv, *own_kv, self.head_norm, rotary, lengths, batch.step)
+        self.o.add_to(x, kernels.attend(q, *prompt_kv, *own_kv, lengths, group, batch.step))
         self.down.add_to(x, kernels.silu_mul(self.gate_up(rms_norm(x, self.norms[1]))))
         return x
 
@@ -109,20 +110,20 @@ class Decoder:
         for linear in self.linears:
             linear.release()
 
-    def prefill(self, ids: Tensor, lengths: list[int], batch, rows: Tensor, source: Tensor) -> Tensor:
-        """Fill the cache of `rows` from prompts ids [p, P], padded on the right; logits [p, V] after each prompt.
+    def prefill(self, ids: Tensor, lengths: list[int], batch, first: int) -> Tensor:
+        """Fill the cache of prompts first, first + 1, ... of `batch` from ids [p, P], padded on the right.
 
-        Row rows[i] of `batch` takes prompt source[i].
+        Logits [p, V] after each prompt; lengths: its tokens.
         """
         p, width = ids.shape
         rotary = tuple(t[:width].repeat(p, 1) for t in batch.rotary)
         x = F.embedding(ids.flatten(), self.model.get_input_embeddings().weight)
-        for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
+        for layer, (keys, values) in zip(self.layers, batch.prompt_cache, strict=True):
 
             def attend(q, k, v, keys=keys, values=values):
                 q, k, v = (t.unflatten(0, (p, width)).transpose(1, 2) for t in (q, k, v))
-                keys[rows, :, :width] = k.index_select(0, source)
-                values[rows, :, :width] = v.index_select(0, source)
+                keys[first : first + p, :, :width] = k
+                values[first : first + p, :, :width] = v
                 out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
                 return out.transpose(1, 2).reshape(p * width, -1)
 
@@ -131,35 +132,42 @@ class Decoder:
         return self.model.lm_head(rms_norm(x[last], self.model.model.norm))
 
     def step(self, batch, n: int, slots: int) -> Tensor:
-        """Logits [n, V] after the last tokens of the first n rows of `batch`, attending to the first `slots` slots."""
+        """Logits [n, V] after the last tokens of the first n rows of `batch`.
+
+        slots: a row attends to its prompt and to so many slots of its own; those after `batch.step` are masked.
+        """
         x = F.embedding(batch.last[:n], self.model.get_input_embeddings().weight)
+        layers = zip(self.layers, batch.prompt_cache, batch.cache, strict=True)
         if self.kernels is not None:
-            for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
-                x = layer.decode(x, self.kernels, batch.rotary, keys, values, batch)
-        else:
-            x = self._layers_in_torch(x, batch, n, slots)
-        return self.model.lm_head(rms_norm(x, self.model.model.norm))
+            for layer, prompt_kv, own_kv in layers:
+                x = layer.decode(x, self.kernels, batch.rotary, prompt_kv, own_kv, batch)
+            return self.model.lm_head(rms_norm(x, self.model.model.norm))
 
-    def _layers_in_torch(self, x: Tensor, batch, n: int, slots: int) -> Tensor:
-        at, lengths = batch.prompt + batch.step, batch.lengths[:n]
-        rotary = tuple(t.index_select(0, lengths + batch.step) for t in batch.rotary)
-
-        # A row sees its prompt and its own completion, not the gap between a short prompt and slot P.
-        slot = torch.arange(slots, device=x.device)
-        visible = (slot < lengths[:, None]) | ((slot >= batch.prompt) & (slot <= at))
+        # In plain torch: what a row sees of its prompt and of itself.
+        at, lengths = batch.step, batch.lengths[:n]
+        rotary = tuple(t.index_select(0, lengths + at) for t in batch.rotary)
+        visible = torch.arange(batch.width, device=x.device) < lengths[:, None]
+        visible = torch.cat([visible, (torch.arange(slots, device=x.device) <= at).expand(n, -1)], 1)
         bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, float("-inf"))[:, None, None]
+        fused = x.is_cuda or x.dtype != torch.float32
+        for layer, prompt_kv, own_kv in layers:
 
-        for layer, (keys, values) in zip(self.layers, batch.cache, strict=True):
-
-            def attend(q, k, v, keys=keys[:n], values=values[:n]):
-                keys.index_copy_(2, at[None], k[:, :, None])
-                values.index_copy_(2, at[None], v[:, :, None])
+            def attend(q, k, v, prompt_kv=prompt_kv, own_kv=own_kv):
+                for cache, new in zip(own_kv, (k, v), strict=True):
+                    cache[:n].index_copy_(2, at[None], new[:, :, None])
+                own = tuple(cache[:n, :, :slots] for cache in own_kv)
+                shared = tuple(cache[: batch.prompts, :, : batch.width] for cache in prompt_kv)
                 # The query heads that share a key head are laid out as query positions: no repeated keys.
-                q, keys, values = q.unflatten(1, (k.shape[1], -1)), keys[:, :, :slots], values[:, :, :slots]
-                return _attend(q, keys, values, bias).flatten(1)
+                q = q.unflatten(1, (k.shape[1], -1))
+                if fused:
+                    group = batch.group[:n]
+                    both = (torch.cat([p.index_select(0, group), o], 2) for p, o in zip(shared, own, strict=True))
+                    mask = bias.expand(-1, -1, q.shape[2], -1)
+                    return F.scaled_dot_product_attention(q, *both, attn_mask=mask).flatten(1)
+                return _attend(q, *shared, *own, bias, batch).flatten(1)
 
             x = layer(x, rotary, attend)
-        return x
+        return self.model.lm_head(rms_norm(x, self.model.model.norm))
 
 
 def load_kernels(layer: DecoderLayer):
@@ -185,12 +193,30 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos[:, None]).addcmul_(torch.cat((-b, a), -1), sin[:, None])
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q K^T / sqrt D + bias) V: q [n, Hkv, H / Hkv, D], keys, values [n, Hkv, S, D], bias [n, 1, 1, S]."""
-    if q.dtype != torch.float32 or q.is_cuda:
-        mask = bias.expand(-1, -1, q.shape[2], -1)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-    # Products this small take half the time of the CPU's fused attention.
-    q3, keys, values = (t.flatten(0, 1) for t in (q * q.shape[-1] ** -0.5, keys, values))
-    scores = torch.bmm(q3, keys.transpose(1, 2)).unflatten(0, q.shape[:2]).add_(bias)
-    return torch.bmm(scores.softmax(-1).flatten(0, 1), values).unflatten(0, q.shape[:2])
+def _attend(q: Tensor, prompt_keys, prompt_values, keys, values, bias: Tensor, batch) -> Tensor:
+    """softmax(q K^T / sqrt D + bias) V on a CPU, where products this small take half the time of fused attention.
+
+    q [n, Hkv, H / Hkv, D]; prompt_keys, prompt_values [prompts, Hkv, P, D], read once for all rows of a prompt; keys,
+    values [n, Hkv, S, D]; bias [n, 1, 1, P + S].
+    """
+    n, heads, rep, D = q.shape
+    q = q * D**-0.5
+    width, (prompts, most) = prompt_keys.shape[2], batch.members.shape
+
+    def by_prompt(x: Tensor) -> Tensor:
+        """[n, Hkv, rep, *] -> [prompts Hkv, most rep, *], rows in their prompt's place."""
+        x = x.index_select(0, batch.members.flatten()).unflatten(0, (prompts, most))
+        return x.transpose(1, 2).reshape(prompts * heads, most * rep, -1)
+
+    def by_row(x: Tensor) -> Tensor:
+        """The way back."""
+        x = x.view(prompts, heads, most, rep, -1).transpose(1, 2).flatten(0, 1)
+        return x.index_select(0, batch.place)
+
+    # Scores against the prompt, by prompt, and against the row's own slots; one softmax over both.
+    scores = torch.bmm(by_prompt(q), prompt_keys.flatten(0, 1).transpose(1, 2))
+    own = torch.bmm(q.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).unflatten(0, (n, heads))
+    share = torch.cat([by_row(scores), own], -1).add_(bias).softmax(-1)
+    out = by_row(torch.bmm(by_prompt(share[..., :width]), prompt_values.flatten(0, 1)))
+    own = torch.bmm(share[..., width:].flatten(0, 1), values.flatten(0, 1))
+    return out.add_(own.unflatten(0, (n, heads)))

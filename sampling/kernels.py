@@ -2,14 +2,13 @@
 
 One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H / Hkv, cache K, V [B, Hkv, S, D].
 
-    prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot P + t of K, V: head RMSNorm, rotary, cache write
-    attend    softmax(q K^T / sqrt D) V over the row's length + t + 1 tokens, in SPLITS parts, then `merge`d
-    silu_mul  gate, up [B, 2 I] -> silu(gate) * up [B, I]
-    linear    x W^T + b + (x D8^T) * scale, D8 in int8, in one pass over W and D8
+    prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot t of K, V: head RMSNorm, rotary, cache write
+    attend    softmax(q K^T / sqrt D) V over the prompt's length and t + 1 own tokens, in SPLITS parts, then `merge`d
+
+and from sampling/kernels_mlp.py `linear` and `silu_mul`.
 
 Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
-captured graph serves every length, skips the gap between a prompt and slot P, and reads a prompt's keys and values
-from `leader`, one row of those that share the prompt, so that the L2 cache serves the others.
+captured graph serves every length. Rows of a prompt read the same keys and values of it, so the L2 cache serves most.
 """
 
 from __future__ import annotations
@@ -18,6 +17,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from sampling.kernels_mlp import linear, silu_mul
+
+__all__ = ["attend", "linear", "prepare", "silu_mul"]
 
 
 @triton.jit
@@ -30,7 +33,6 @@ def _prepare(
     cos,
     sin,
     lengths,
-    prompt,
     step,
     row_stride,
     head_stride,
@@ -45,7 +47,7 @@ def _prepare(
     source = qkv + (b * (H + 2 * HKV) + head) * D
     x0, x1 = tl.load(source + half).to(tl.float32), tl.load(source + D // 2 + half).to(tl.float32)
     t = tl.load(step)
-    slot = b.to(tl.int64) * row_stride + (tl.load(prompt) + t) * D
+    slot = b.to(tl.int64) * row_stride + t * D
     if head >= H + HKV:
         target = values + slot + (head - H - HKV) * head_stride
     else:
@@ -64,10 +66,10 @@ def _prepare(
     tl.store(target + D // 2 + half, x1.to(target.dtype.element_ty))
 
 
-def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: Tensor, prompt: Tensor, step: Tensor):
-    """qkv [B, (H + 2 Hkv) D] -> q [B, H, D]; writes slot prompt + step of keys, values [>= B, Hkv, S, D].
+def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: Tensor, step: Tensor) -> Tensor:
+    """qkv [B, (H + 2 Hkv) D] -> q [B, H, D]; writes slot `step` of keys, values [>= B, Hkv, T, D].
 
-    norms: (weights [2, D] of q and k, eps) or None; rotary: cos, sin [positions, D]; prompt, step: scalars.
+    norms: (weights [2, D] of q and k, eps) or None; rotary: cos, sin [positions, D]; lengths [B]: of the prompts.
     """
     n, (_, hkv, _, D) = len(qkv), keys.shape
     heads = qkv.shape[1] // D - 2 * hkv
@@ -81,7 +83,6 @@ def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: T
         weights,
         *rotary,
         lengths,
-        prompt,
         step,
         keys.stride(0),
         keys.stride(1),
@@ -98,14 +99,17 @@ def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: T
 @triton.jit(do_not_specialize=["SPLITS"])  # one compilation for every batch size
 def _attend(
     q,
+    prompt_keys,
+    prompt_values,
     keys,
     values,
     part,
     stats,
     lengths,
-    leader,
-    prompt,
+    group,
     step,
+    prompt_stride,
+    prompt_head_stride,
     row_stride,
     head_stride,
     scale,
@@ -117,10 +121,10 @@ def _attend(
     BLOCK: tl.constexpr,
 ):
     b, h, split = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
-    length, first = tl.load(lengths + b).to(tl.int32), tl.load(prompt).to(tl.int32)
+    length = tl.load(lengths + b).to(tl.int32)
     total = length + tl.load(step).to(tl.int32) + 1
-    own = b.to(tl.int64) * row_stride + h * head_stride + (first - length) * D
-    shared = tl.load(leader + b).to(tl.int64) * row_stride + h * head_stride
+    shared = tl.load(group + b).to(tl.int64) * prompt_stride + h * prompt_head_stride
+    own = b.to(tl.int64) * row_stride + h * head_stride - length * D
     rep, dim = tl.arange(0, REP_PAD), tl.arange(0, D)
     head = (b * HKV + h) * REP + rep
     query = tl.load(q + head[:, None] * D + dim[None, :], mask=rep[:, None] < REP, other=0.0)
@@ -132,12 +136,13 @@ def _attend(
     for part_of_row in tl.static_range(2):  # the prompt's slots, then the completion's
         low = begin if part_of_row == 0 else tl.maximum(begin, length)
         high = tl.minimum(end, length) if part_of_row == 0 else end
-        base = shared if part_of_row == 0 else own
+        k_base = prompt_keys + shared if part_of_row == 0 else keys + own
+        v_base = prompt_values + shared if part_of_row == 0 else values + own
         for start in range(low, high, BLOCK):
             j = start + tl.arange(0, BLOCK)
-            at = base + j[:, None] * D + dim[None, :]
-            k = tl.load(keys + at, mask=j[:, None] < high, other=0.0)
-            v = tl.load(values + at, mask=j[:, None] < high, other=0.0)
+            at = j[:, None] * D + dim[None, :]
+            k = tl.load(k_base + at, mask=j[:, None] < high, other=0.0)
+            v = tl.load(v_base + at, mask=j[:, None] < high, other=0.0)
             score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
             score = tl.where(j[None, :] < high, score, float("-inf"))
             new_peak = tl.maximum(peak, tl.max(score, 1))
@@ -170,8 +175,20 @@ MAX_SPLITS = 16
 ATTEND_PROGRAMS = 1024
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Tensor, prompt: Tensor, step: Tensor):
-    """q [B, H, D] against keys, values [>= B, Hkv, S, D] -> [B, H D]; slots [0, lengths) are read from row `leader`."""
+def attend(
+    q: Tensor,
+    prompt_keys: Tensor,
+    prompt_values: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    group: Tensor,
+    step: Tensor,
+) -> Tensor:
+    """q [B, H, D] -> [B, H D]; row b sees the first lengths[b] slots of prompt group[b], and its own up to `step`.
+
+    prompt_keys, prompt_values [prompts, Hkv, P, D]; keys, values [>= B, Hkv, T, D].
+    """
     n, heads, D = q.shape
     hkv = keys.shape[1]
     splits = min(MAX_SPLITS, triton.cdiv(ATTEND_PROGRAMS, n * hkv))
@@ -180,14 +197,17 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Ten
     out = torch.empty((n, heads * D), dtype=q.dtype, device=q.device)
     _attend[(n * hkv, splits)](
         q,
+        prompt_keys,
+        prompt_values,
         keys,
         values,
         part,
         stats,
         lengths,
-        leader,
-        prompt,
+        group,
         step,
+        prompt_keys.stride(0),
+        prompt_keys.stride(1),
         keys.stride(0),
         keys.stride(1),
         D**-0.5,
@@ -199,143 +219,4 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, leader: Ten
         **ATTEND,
     )
     _merge[(n * heads,)](part, stats, out, splits, D=D, MAX_SPLITS=MAX_SPLITS, num_warps=1)
-    return out
-
-
-@triton.jit
-def _silu_mul(x, out, width, BLOCK: tl.constexpr):
-    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    gate = tl.load(x + b * 2 * width + i, mask=i < width).to(tl.float32)
-    up = tl.load(x + b * 2 * width + width + i, mask=i < width).to(tl.float32)
-    tl.store(out + b * width + i, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=i < width)
-
-
-def silu_mul(x: Tensor) -> Tensor:
-    """[B, 2 I] -> silu(first half) * second half, [B, I]."""
-    n, width = len(x), x.shape[1] // 2
-    out = torch.empty((n, width), dtype=x.dtype, device=x.device)
-    _silu_mul[(n, triton.cdiv(width, 1024))](x, out, width, BLOCK=1024, num_warps=4)
-    return out
-
-
-@triton.jit(do_not_specialize=["M"])
-def _linear(
-    x,
-    weight,
-    delta,
-    scale,
-    part,
-    M,
-    N,
-    K,
-    w_stride,
-    k_chunk,
-    HAS_DELTA: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
-    row, w_row = n.to(tl.int64)[:, None] * K, n.to(tl.int64)[:, None] * w_stride
-    # The outputs are the product's rows: its left operand may lie in registers, so that int8 is widened there and
-    # not written back to shared memory (a fifth faster than x W^T).
-    acc = tl.zeros((BN, BM), tl.float32)
-    acc_delta = tl.zeros((BN, BM), tl.float32)
-    for start in range(split * k_chunk, tl.minimum(split * k_chunk + k_chunk, K), BK):
-        k = start + tl.arange(0, BK)
-        if EVEN:
-            a = tl.load(x + m[:, None] * K + k[None, :], mask=m[:, None] < M, other=0.0)
-            w = tl.load(weight + w_row + k[None, :])
-        else:
-            inside = (n[:, None] < N) & (k[None, :] < K)
-            a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
-            w = tl.load(weight + w_row + k[None, :], mask=inside, other=0.0)
-        acc = tl.dot(w, tl.trans(a), acc, input_precision="ieee")
-        if HAS_DELTA:
-            d = tl.load(delta + row + k[None, :]) if EVEN else tl.load(delta + row + k[None, :], mask=inside, other=0)
-            acc_delta = tl.dot(d.to(a.dtype), tl.trans(a), acc_delta, input_precision="ieee")
-    if HAS_DELTA:
-        acc += acc_delta * tl.load(scale + n, mask=n < N, other=0.0)[:, None]
-    at = (split * M + m[None, :]) * N + n[:, None]
-    tl.store(part + at, acc.to(part.dtype.element_ty), mask=(m[None, :] < M) & (n[:, None] < N))
-
-
-@triton.jit(do_not_specialize=["SPLITS"])
-def _reduce(
-    part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr
-):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < total
-    acc = tl.zeros((BLOCK,), tl.float32)
-    for split in range(SPLITS):
-        acc += tl.load(part + split * total + i, mask=inside, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        acc += tl.load(bias + i % N, mask=inside, other=0.0).to(tl.float32)
-    out += i // N * out_stride + i % N
-    if ADD:
-        acc += tl.load(out, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out, acc.to(out.dtype.element_ty), mask=inside)
-
-
-LINEAR = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 3}
-# Programs that fill the device: the input axis is split until there are so many.
-LINEAR_PROGRAMS = 264
-
-
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    delta: Tensor | None,
-    scale: Tensor | None,
-    out: Tensor,
-    add: bool = False,
-    config: dict | None = None,
-) -> Tensor:
-    """out = or += x W^T + b + (x delta^T) * scale for few rows, in one pass over the weights; summed in fp32.
-
-    x [M <= 128, K], weight [N, K] and out [M, N] with any row stride; delta [N, K] int8 with scale [N] fp32, or None.
-    """
-    (M, K), N, config = x.shape, len(weight), config or LINEAR
-    BN, BK = config["BN"], config["BK"]
-    tiles = triton.cdiv(N, BN)
-    splits = config.get("splits") or max(1, min(8, LINEAR_PROGRAMS // tiles))
-    k_chunk = triton.cdiv(triton.cdiv(K, splits), BK) * BK
-    splits = triton.cdiv(K, k_chunk)
-    direct = splits == 1 and bias is None and not add and out.is_contiguous()
-    part = out if direct else torch.empty((splits, M, N), dtype=torch.float32, device=x.device)
-    _linear[(tiles, splits)](
-        x,
-        weight,
-        weight if delta is None else delta,
-        x if scale is None else scale,
-        part,
-        M,
-        N,
-        K,
-        weight.stride(0),
-        k_chunk,
-        HAS_DELTA=delta is not None,
-        BM=max(16, triton.next_power_of_2(M)),
-        BN=BN,
-        BK=BK,
-        EVEN=N % BN == 0 and K % BK == 0,
-        num_warps=config["num_warps"],
-        num_stages=config["num_stages"],
-    )
-    if not direct:
-        _reduce[(triton.cdiv(M * N, 1024),)](
-            part,
-            x if bias is None else bias,
-            out,
-            M * N,
-            N,
-            out.stride(0),
-            splits,
-            HAS_BIAS=bias is not None,
-            ADD=add,
-            BLOCK=1024,
-            num_warps=4,
-        )
     return out

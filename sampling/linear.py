@@ -25,8 +25,8 @@ class StackedLinear:
 
     def release(self) -> None:
         """Give the delta back; `refresh` makes it again."""
-        # W, or W + D, as few matrices of consecutive outputs.
-        self.parts: list[Tensor] = []
+        # W, or W + D [sum d_out, d_in].
+        self.weight: Tensor | None = None
         self.bias = self.delta = self.scale = self.kernels = None
 
     @torch.no_grad()
@@ -35,7 +35,7 @@ class StackedLinear:
 
         Returns the addresses of what a step reads, which change only with the weights.
         """
-        self.parts, self.kernels = _stacked(self.modules), kernels
+        self.weight, self.kernels = _stacked(self.modules), kernels
         if any(m.bias is not None for m in self.modules) and self.bias is None:
             self.bias = torch.cat(
                 [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in self.modules]
@@ -44,7 +44,7 @@ class StackedLinear:
         # D, in the dtype of W or in int8; it stays once a delta was on, so that graphs stay valid.
         adapted = [m for m in self.modules if hasattr(m, "delta_S") and m.enabled]
         if adapted and self.delta is None:
-            weight, rows = self.parts[0], sum(self.sizes)
+            weight, rows = self.weight, sum(self.sizes)
             int8 = kernels is not None and weight.dtype != torch.float32
             self.delta = weight.new_empty((rows, self.d_in), dtype=torch.int8 if int8 else None)
             self.scale = weight.new_empty(rows, dtype=torch.float32) if int8 else None
@@ -54,10 +54,9 @@ class StackedLinear:
         # In fp32 the sum replaces W.
         self.merged = self.delta is not None and self.delta.dtype == torch.float32
         if self.merged:
-            for rows, weight in zip(self.delta.split([len(p) for p in self.parts]), self.parts, strict=True):
-                rows += weight
-            self.parts = [self.delta]
-        return tuple(t.data_ptr() for t in (*self.parts, self.bias, self.delta) if t is not None)
+            self.delta += self.weight
+            self.weight = self.delta
+        return tuple(t.data_ptr() for t in (self.weight, self.bias, self.delta) if t is not None)
 
     def _refresh_delta(self, adapted: list[nn.Module]) -> None:
         at = 0
@@ -81,27 +80,22 @@ class StackedLinear:
         fused = self.scale is not None and len(x) <= 128
         if not fused and self.delta is not None and not self.merged:
             return self._apply_rounded_once(x, y, add)
-        at = 0
-        for weight in self.parts:
-            rows = slice(at, at := at + len(weight))
-            bias = None if self.bias is None else self.bias[rows]
-            out = y[:, rows]
-            if fused:
-                self.kernels.linear(x, weight, bias, self.delta[rows], self.scale[rows], out, add)
-            elif add:
-                out.addmm_(x, weight.t())
-                if bias is not None:
-                    out += bias
-            elif bias is None:
-                torch.mm(x, weight.t(), out=out)
-            else:
-                torch.addmm(bias, x, weight.t(), out=out)
+        if fused:
+            self.kernels.linear(x, self.weight, self.bias, self.delta, self.scale, y, add)
+        elif add:
+            y.addmm_(x, self.weight.t())
+            if self.bias is not None:
+                y += self.bias
+        elif self.bias is None:
+            torch.mm(x, self.weight.t(), out=y)
+        else:
+            torch.addmm(self.bias, x, self.weight.t(), out=y)
         return y
 
     def _apply_rounded_once(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
         """The same with D apart, in fp32 up to the end: x W^T rounded to bf16 would swallow a small x D^T."""
         delta = self.delta if self.scale is None else (self.delta * self.scale[:, None]).to(x.dtype)
-        total = torch.cat([_product(x, weight) for weight in self.parts], dim=1) + _product(x, delta)
+        total = _product(x, self.weight) + _product(x, delta)
         if self.bias is not None:
             total += self.bias
         return y.copy_(total + y if add else total)
@@ -114,31 +108,26 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     return x.float() @ weight.t().float()
 
 
-def _stacked(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """The modules' weights [d_out, d_in] as few matrices, without a second copy: their own become views of a stack.
+def _stacked(modules: Sequence[nn.Module]) -> Tensor:
+    """The modules' weights as one matrix [sum d_out, d_in], without a second copy: their own become views of it.
 
-    Neighbours are stacked where their storage has the same width; the adapter's [W | U] may not.
+    The adapter's [W | U] have as many columns as U has; in the stack all rows have the longest one's.
     """
     owner = "weight_U" if all(hasattr(m, "weight_U") for m in modules) else "weight"
-    stacks: list[list[nn.Module]] = []
-    for module in modules:
-        if stacks and getattr(stacks[-1][0], owner).shape[1] == getattr(module, owner).shape[1]:
-            stacks[-1].append(module)
-        else:
-            stacks.append([module])
-    return [_stack([getattr(m, owner) for m in stack])[:, : stack[0].weight.shape[1]] for stack in stacks]
+    return _stack([getattr(m, owner) for m in modules])[:, : modules[0].weight.shape[1]]
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
-    """Tensors [n_i, width] as one [sum n_i, width], of which each becomes a view; a view already where they are one."""
-    first, at = tensors[0].data, tensors[0].data_ptr()
-    storage, adjacent = first.untyped_storage().data_ptr(), True
+    """Tensors [n_i, width_i] as one [sum n_i, width], of which each becomes a view, if they are not yet one."""
+    first, width = tensors[0].data, max(t.shape[1] for t in tensors)
+    at, storage, adjacent = first.data_ptr(), first.untyped_storage().data_ptr(), True
     for t in tensors:
-        adjacent &= t.data_ptr() == at and t.is_contiguous() and t.untyped_storage().data_ptr() == storage
-        at += t.nbytes
+        adjacent &= t.data_ptr() == at and t.stride() == (width, 1) and t.untyped_storage().data_ptr() == storage
+        at += len(t) * width * t.element_size()
     if adjacent:
-        return first.as_strided((sum(map(len, tensors)), first.shape[1]), first.stride())
-    stack = torch.cat([t.data for t in tensors])
+        return first.as_strided((sum(map(len, tensors)), width), (width, 1))
+    stack = first.new_zeros((sum(map(len, tensors)), width))
     for t, rows in zip(tensors, stack.split([len(t) for t in tensors]), strict=True):
-        t.data = rows
+        rows[:, : t.shape[1]] = t.data
+        t.data = rows[:, : t.shape[1]]
     return stack

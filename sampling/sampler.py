@@ -12,7 +12,7 @@ Rows that end are dropped while the others go on; with graphs in a few batch siz
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,9 @@ from sampling.cache import DecodeBatch
 from sampling.decoder import Decoder, lean_reason
 from sampling.generate import generate
 from sampling.noise import draw
+
+# Receives (row, its tokens) of the rows that ended since the last call, maybe none, while others are decoded.
+Ended = Callable[[list[tuple[int, list[int]]]], None]
 
 ENGINES = ("auto", "graph", "eager", "generate")
 # Tokens of one prefill slice: bounds the MLP's activations.
@@ -114,13 +117,21 @@ class Sampler:
             torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new: int) -> Rollout:
-        """One completion of at most max_new tokens for each prompt (token ids); seeds: one int64 a row."""
+    def sample(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new: int, ended: Ended | None = None
+    ) -> Rollout:
+        """One completion of at most max_new tokens for each prompt (token ids); seeds: one int64 a row.
+
+        ended: called between decode steps, while a GPU decodes on. It hears of rows that reached an end token, each
+        once; of those that max_new cut, and of all rows with engine generate, only the result tells.
+        """
         if len(prompts) != len(seeds) or not prompts or min(map(len, prompts)) == 0 or max_new < 1:
             raise ValueError("sample() needs at least one prompt, no empty prompt, one seed a prompt and max_new >= 1")
-        run = self._generate if self.engine == "generate" else self._decode
-        size = self.max_batch or len(prompts)
-        parts = [run(prompts[i : i + size], seeds[i : i + size], max_new) for i in range(0, len(prompts), size)]
+        size, parts = self.max_batch or len(prompts), []
+        for i in range(0, len(prompts), size):
+            part = (prompts[i : i + size], seeds[i : i + size], max_new)
+            tell = (lambda rows, i=i: ended([(i + b, tokens) for b, tokens in rows])) if ended else None
+            parts.append(self._generate(*part) if self.engine == "generate" else self._decode(*part, tell))
 
         # Rows of all parts, padded to the longest.
         width = max(p.tokens.shape[1] for p in parts)
@@ -191,15 +202,19 @@ class Sampler:
 
     # --- eager and graph ---
 
-    def _decode(self, prompts, seeds, max_new: int) -> Rollout:
+    def _decode(self, prompts, seeds, max_new: int, ended: Ended | None = None) -> Rollout:
         start = self._clock()
         self.refresh()
         batch = self._prefill(prompts, seeds, max_new)
         middle, steps = self._clock(), 0
+        told = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
         while steps + 1 < max_new:
             # Drop rows that ended, where that saves enough.
             alive = int((~batch.done[: batch.n]).sum())
+            news = self._newly_ended(batch, told, steps) if ended else []
             if alive == 0:
+                if ended:
+                    ended(news)
                 break
             if (size := self._size(alive)) <= 0.85 * batch.n:
                 order = batch.done[: batch.n].int().argsort(stable=True)  # those that go on, then some that ended
@@ -207,10 +222,21 @@ class Sampler:
 
             # Decode some steps without looking.
             for _ in range(min(self.check_every, max_new - 1 - steps)):
-                self._advance(batch, prompt_slots=max(map(len, prompts)), steps=steps)
+                self._advance(batch, steps)
                 steps += 1
+            if ended:
+                ended(news)
         tokens, logprobs = (t[: len(prompts), : steps + 1] for t in (batch.tokens, batch.logprobs))
         return self._finish(tokens, logprobs, steps, middle - start, self._clock() - middle)
+
+    def _newly_ended(self, batch: DecodeBatch, told: Tensor, steps: int) -> list[tuple[int, list[int]]]:
+        """(row, tokens up to its end) of the rows that are done and not yet `told` [B], and marks them."""
+        rows = batch.row[: batch.n][batch.done[: batch.n]]
+        rows = rows[~told[rows]]
+        told[rows] = True
+        tokens = batch.tokens[rows, : steps + 1]
+        lengths = torch.isin(tokens, self.eos).int().argmax(1) + 1
+        return [(b, t[:n]) for b, t, n in zip(rows.tolist(), tokens.tolist(), lengths.tolist(), strict=True)]
 
     def _size(self, alive: int) -> int:
         """The batch size to decode `alive` rows with: exact without graphs, else one of a few to capture."""
@@ -219,10 +245,10 @@ class Sampler:
         unit = next((u for most, u in BATCH_UNITS if alive <= most), 32)
         return -(-alive // unit) * unit
 
-    def _advance(self, batch: DecodeBatch, prompt_slots: int, steps: int) -> None:
+    def _advance(self, batch: DecodeBatch, steps: int) -> None:
         """One decode step. The first of a shape runs uncaptured, which warms it up, and is captured for the others."""
         bucket = SLOT_BUCKET if self.engine == "graph" else 1
-        slots = min(batch.slots, -(-(prompt_slots + steps + 1) // bucket) * bucket)
+        slots = min(batch.tokens.shape[1], -(-(steps + 1) // bucket) * bucket)
         key = (batch.n, 0 if self.decoder.kernels else slots)
         if key in self.graphs:
             return self.graphs[key].replay()
@@ -242,7 +268,7 @@ class Sampler:
             self._capture(key, batch, slots)
 
     def _step(self, batch: DecodeBatch, slots: int) -> None:
-        """Feed the last tokens of the rows, attend to the first `slots` slots, sample the next tokens."""
+        """Feed the last tokens of the rows, attend to `slots` of their slots, sample the next tokens."""
         self.emit(batch, batch.n, self.decoder.step(batch, batch.n, slots), batch.step + 1)
 
     def _capture(self, key: tuple[int, int], batch: DecodeBatch, slots: int) -> None:
@@ -259,28 +285,27 @@ class Sampler:
             self.engine = "eager"
 
     def _prefill(self, prompts, seeds, max_new: int) -> DecodeBatch:
-        """Run each distinct prompt once, copy its keys and values to its rows and sample every row's first token."""
+        """Run each distinct prompt once and sample every row's first token."""
         distinct = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
         group = [distinct[tuple(p)] for p in prompts]
         width, n = max(map(len, distinct)), len(prompts)
 
         # Memory for the rows: the last call's where that is large enough.
-        if self.batch is None or not self.batch.fits(n, width + max_new, max_new):
+        need = (n, len(distinct), width, max_new)
+        if self.batch is None or any(a > b for a, b in zip(need, self.batch.size, strict=True)):
+            had = self.batch.size if self.batch else (0, 0, 0, 0)
             self.batch = None
             self.graphs.clear()
-            slots = width + max_new if self.device.type == "cpu" else -(-(width + max_new) // 64) * 64
-            self.batch = DecodeBatch(self.model, self.decoder.layers, n, slots, max_new)
+            self.batch = DecodeBatch(self.model, self.decoder.layers, *map(max, need, had))
         batch = self.batch
-        batch.begin(seeds, [len(p) for p in prompts], group, width)
+        batch.begin(seeds, [len(p) for p in prompts], group)
 
         # Prompts in slices of bounded size.
         per_slice, logits = max(1, PREFILL_TOKENS // width), []
         for first in range(0, len(distinct), per_slice):
             part = list(distinct)[first : first + per_slice]
-            pairs = [(row, i - first) for row, i in enumerate(group) if first <= i < first + len(part)]
             ids = torch.tensor([list(p) + [0] * (width - len(p)) for p in part], device=self.device)
-            rows, source = torch.tensor(pairs, device=self.device).unbind(1)
-            logits.append(self.decoder.prefill(ids, [len(p) for p in part], batch, rows, source))
+            logits.append(self.decoder.prefill(ids, [len(p) for p in part], batch, first))
         self.emit(batch, n, torch.cat(logits).index_select(0, torch.tensor(group, device=self.device)), batch.step)
         return batch
 

@@ -16,10 +16,9 @@ rk.ATTEND_PROGRAMS = 24
 torch.manual_seed(0)
 for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False)):
     n, P, t = 3, 9, 7
-    K, V = (torch.randn(n + 1, HKV, 40, D) for _ in range(2))
-    K[1, :, :6], V[1, :, :6] = K[0, :, :6], V[0, :, :6]
-    lengths, leader = torch.tensor([6, 6, 9]), torch.tensor([0, 0, 2])
-    prompt, step = torch.tensor(P), torch.tensor(t)
+    PK, PV = (torch.randn(2, HKV, P, D) for _ in range(2))
+    K, V = (torch.randn(n + 1, HKV, 12, D) for _ in range(2))
+    lengths, group, step = torch.tensor([6, 6, 9]), torch.tensor([0, 0, 1]), torch.tensor(t)
     qkv, weights = torch.randn(n, (H + 2 * HKV) * D), torch.rand(2, D)
     angle = torch.randn(40, D // 2).repeat(1, 2)
     q, k, v = qkv.view(n, -1, D).split([H, HKV, HKV], 1)
@@ -28,14 +27,14 @@ for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False)):
     c, s = angle.cos()[lengths + t][:, None], angle.sin()[lengths + t][:, None]
     q, k = (x * c + torch.cat((-x[..., D // 2 :], x[..., : D // 2]), -1) * s for x in (q, k))
     K2, V2 = K.clone(), V.clone()
-    K2[:n, :, P + t], V2[:n, :, P + t] = k, v
-    got = rk.prepare(qkv, K, V, (weights, 1e-6) if norm else None, (angle.cos(), angle.sin()), lengths, prompt, step)
+    K2[:n, :, t], V2[:n, :, t] = k, v
+    got = rk.prepare(qkv, K, V, (weights, 1e-6) if norm else None, (angle.cos(), angle.sin()), lengths, step)
     for a, b in ((got, q), (K, K2), (V, V2)):
         torch.testing.assert_close(a, b)
-    slot = torch.arange(40)
-    mask = (slot < lengths[:, None]) | ((slot >= P) & (slot <= P + t))
-    want = F.scaled_dot_product_attention(q[:, :, None], K[:n], V[:n], mask[:, None, None], enable_gqa=True)
-    torch.testing.assert_close(rk.attend(got, K, V, lengths, leader, prompt, step), want.flatten(1))
+    keys, values = (torch.cat([p[group], own[:n]], 2) for p, own in ((PK, K), (PV, V)))
+    mask = torch.cat([torch.arange(P) < lengths[:, None], (torch.arange(12) <= t).expand(n, -1)], 1)
+    want = F.scaled_dot_product_attention(q[:, :, None], keys, values, mask[:, None, None], enable_gqa=True)
+    torch.testing.assert_close(rk.attend(got, PK, PV, K, V, lengths, group, step), want.flatten(1))
 x = torch.randn(3, 2 * 70)
 torch.testing.assert_close(rk.silu_mul(x), F.silu(x[:, :70]) * x[:, 70:])
 for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False)):

@@ -250,6 +250,24 @@ def test_coarse_compaction_as_under_graphs_changes_nothing(model):
     torch.testing.assert_close(coarse.logprobs, exact.logprobs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("max_batch", [None, 10])
+def test_rows_are_told_of_once_when_they_end_with_the_tokens_of_the_result(model, max_batch):
+    ends, told, calls = list(range(1, 25)), {}, []
+
+    def ended(rows):
+        calls.append(len(rows))
+        assert not told.keys() & dict(rows).keys()
+        told.update(rows)
+
+    out = sampler(model, eos_ids=ends, max_batch=max_batch).sample(prompts(24), range(24), 30, ended)
+    rows = [t[:n] for t, n in zip(out.tokens.tolist(), out.lengths.tolist(), strict=True)]
+    last = {
+        b for b, t in enumerate(rows) if len(t) == 30
+    }  # a row that ends with the last step may be left to the result
+    assert {b: t for b, t in enumerate(rows) if b not in last} == {b: t for b, t in told.items() if b not in last}
+    assert len(told) > 10 and sum(n > 0 for n in calls) > 3, "not as they end but all at once"
+
+
 # --- memory and adapter ---
 
 
@@ -277,15 +295,24 @@ def test_delta_is_followed_and_switched_off(adapted):
     assert not before.tokens.equal(base.tokens) and not after.tokens.equal(before.tokens)
 
 
+def test_prompts_without_a_row_are_forgotten_and_the_others_attend_to_their_own(model):
+    """Rows of long and short prompts that end at unlike times: each is what it is alone."""
+    ends, rows = list(range(1, 25)), prompts(10)
+    whole = sampler(model, eos_ids=ends).sample(rows, list(range(10)), 40)
+    for b in range(10):
+        alone = sampler(model, eos_ids=ends).sample([rows[b]], [b], 40)
+        assert alone.tokens[0].tolist() == whole.tokens[b, : whole.lengths[b]].tolist()
+
+
 def test_weights_are_stacked_without_a_second_copy(model):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     s = sampler(model)
     s.sample(prompts(), range(6), 3)
     layer = model.model.layers[0]
-    assert s.decoder.layers[0].qkv.parts[0].data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
+    assert s.decoder.layers[0].qkv.weight.data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
     assert (
         layer.mlp.up_proj.weight.untyped_storage().data_ptr()
-        == s.decoder.layers[0].gate_up.parts[0].untyped_storage().data_ptr()
+        == s.decoder.layers[0].gate_up.weight.untyped_storage().data_ptr()
     )
     assert all(v.equal(before[k]) for k, v in model.state_dict().items())
 
@@ -304,7 +331,7 @@ def test_bf16_keeps_the_delta_apart(model, tmp_path):
     assert (out.logprobs - torch.stack(far)).abs().mean() > 0.3
     gate_up, mlp = s.decoder.layers[0].gate_up, model.model.layers[0].mlp
     assert gate_up.delta is not None and not gate_up.merged
-    assert [p.data_ptr() for p in gate_up.parts] == [mlp.gate_proj.weight.data_ptr()]
+    assert gate_up.weight.data_ptr() == mlp.gate_proj.weight.data_ptr()
     addresses = s._addresses
     s.sample(prompts(), range(6), 2)
     assert s._addresses == addresses, "graphs would be captured anew at every call"
