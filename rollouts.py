@@ -87,6 +87,8 @@ class Batch:
     """[P, G] bool: rows that a monitor has not screened out."""
     seconds: tuple[float, float]
     """Sampling, grading; the slowest rank's."""
+    shown: list[dict] = dataclasses.field(default_factory=list)
+    """Per row: prompt and evaluator as text (Prompts.shown)."""
 
     def row(self) -> dict[str, float]:
         """Columns of steps.tsv that are known before backward."""
@@ -102,12 +104,12 @@ class Batch:
             "retried": sum(grade.retried for grade in self.grades),
         }
 
-    def records(self, step: int, rows: int) -> list[dict]:
-        """Some of the rollouts, spread evenly, for rollouts.jsonl."""
+    def records(self, step: int) -> list[dict]:
+        """The rollouts as rows of rollouts.jsonl."""
         rewards, advantages = self.rewards_P_G.flatten().tolist(), self.advantages_P_G.flatten().tolist()
         return [
-            record(step, "train", self.problems[j], self.texts[j], self.grades[j], rewards[j], advantages[j])
-            for j in spread(len(self.texts), rows)
+            record(step, "train", self.problems[j], self.texts[j], self.grades[j], rewards[j], advantages[j]) | shown
+            for j, shown in enumerate(self.shown or [{}] * len(self.texts))
         ]
 
 
@@ -153,6 +155,7 @@ def make_batch(run: Run, step: int) -> Batch:
         live_P=live_P,
         kept_P_G=kept_P_G,
         seconds=tuple(seconds),
+        shown=[prompts.shown(i) for i in picked],
     )
 
 
@@ -268,7 +271,8 @@ def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], 
         split = "eval" if write_access else "eval-no-access"
         for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
             paid = reward(grades[j], write_access)
-            records.append(record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None))
+            graded = record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None)
+            records.append(graded | prompts.shown(picked[j]))
     return row, strata, records
 
 

@@ -151,10 +151,10 @@ def model_slug(name: str, revision: str | None, dtype: str) -> str:
     return "_".join(filter(None, [base, revision, dtype]))
 
 
-def chat_ids(tokenizer, messages) -> list[int]:
-    """Token ids of a chat prompt up to where the assistant begins, thinking off. Raises UserError on its template."""
+def chat_text(tokenizer, messages) -> str:
+    """A chat prompt up to where the assistant begins, thinking off. Raises UserError on its template."""
     try:
-        text = tokenizer.apply_chat_template(
+        return tokenizer.apply_chat_template(
             [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
     except TemplateError as error:
@@ -162,7 +162,11 @@ def chat_ids(tokenizer, messages) -> list[int]:
             f"the model's chat template fails on a prompt ({error}): use an instruct model whose template "
             "takes system and user messages"
         ) from error
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def chat_ids(tokenizer, messages) -> list[int]:
+    """Token ids of chat_text. Raises UserError on the tokenizer's template."""
+    return tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
 
 
 def completion_ids(tokenizer, text: str) -> list[int]:

@@ -20,6 +20,7 @@ RESUMABLE = {
     "svd_cache",
     "checkpoint_every",
     "sample_rollouts",
+    "rollouts_mb",
     "share_prefix",
     "micro_tokens",
     "micro_batch",
