@@ -116,6 +116,11 @@ class Branches:
     length: int
     """Steps of every branch."""
 
+    @property
+    def runs(self) -> list[RunRecord]:
+        """Branches and parents, everything that has rollouts."""
+        return [*self.parents, *(branch.run for point in self.points for branch in point.branches)]
+
     def rules(self) -> list[str]:
         known = {p.rule for p in self.points}
         return [r for r in RULES if r in known] + sorted(known - set(RULES))
