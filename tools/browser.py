@@ -101,6 +101,11 @@ class Browser:
         strokes = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
         self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
 
+    def prefer(self, scheme: str) -> None:
+        """What the page is told of the reader's preference: light or dark."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}})
+
     def screenshot(self, path: Path) -> None:
         """The window as a PNG."""
         url = f"{self.url}/session/{self.session}/screenshot"

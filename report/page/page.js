@@ -50,7 +50,8 @@ function pythonTokens(source) {
   return tokens;
 }
 
-// [[start, end]] of the definitions of the model's own evaluator: a def up to where its block ends, or a binding.
+// [[start, end]] of the definitions of the model's own evaluator in source without strings and comments: a def up to
+// where its block ends, or a binding.
 function ownEvaluators(source, name) {
   if (!/^\w+$/.test(name)) return [];
   const found = [];
@@ -73,10 +74,13 @@ function ownEvaluators(source, name) {
 // Appends Python source with its colours to `parent`; the model's own evaluator stands in a box.
 function showCode(parent, source, evaluator) {
   const block = parent.appendChild(element("span", "code"));
-  const own = ownEvaluators(source, evaluator);
+  const tokens = pythonTokens(source);
+  // A definition within a string is none: strings and comments are blanked, line ends in them too.
+  const bare = tokens.map(([kind, text]) => (kind === "s" || kind === "c" ? "x".repeat(text.length) : text)).join("");
+  const own = ownEvaluators(bare, evaluator);
   let place = 0;
   let target = block;
-  for (const [kind, text] of pythonTokens(source)) {
+  for (const [kind, text] of tokens) {
     for (let rest = text; rest; ) {
       const inside = own.find(([start, end]) => start <= place && place < end);
       const next = inside ? inside[1] : Math.min(...own.map(([start]) => start).filter((s) => s > place), Infinity);
@@ -153,7 +157,7 @@ function applyFilters() {
     shown.push(i);
   }
   for (const name of FILTERS) byId(`f-${name}`).classList.toggle("set", byId(`f-${name}`).value !== "");
-  byId("count").textContent = `${shown.length} of ${data.rows.run.length}`;
+  byId("count").textContent = `${shown.length} of ${data.rows.run.length} shown.`;
   byId("strip").style.height = `${shown.length * ROW}px`;
 }
 
@@ -383,7 +387,7 @@ function makeFilters() {
     const values = name === "arm" ? [...new Set(data.runs.map((run) => run.arm))] : [...counts.keys()].sort(numeric);
     for (const value of values) if (counts.has(value)) select.append(new Option(`${value} (${counts.get(value)})`, value));
     select.addEventListener("change", refresh);
-    byId("filters").insertBefore(select, byId("count").previousElementSibling);
+    byId("filters").insertBefore(select, byId("filters").lastElementChild);
   }
 }
 
@@ -394,7 +398,7 @@ async function start() {
   const base64 = byId("data").textContent;
   if (base64) {
     data = await unpacked(base64);
-    byId("note").textContent = data.note;
+    byId("said").textContent = data.note;
     makeFilters();
     byId("search").addEventListener("input", refresh);
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
