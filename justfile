@@ -178,6 +178,11 @@ tune PRESET *ARGS: setup
 export *ARGS: setup
     {{py}} -m tools.export "$@"
 
+# pictures of the page for docs/screens, with Debian's chromium and chromium-driver: just screens --kinds page
+[no-exit-message]
+screens *ARGS: setup
+    {{py}} -m tools.screens "$@"
+
 # base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
 base-rates PRESET *ARGS: setup
     {{py}} -m tools.base_rates --preset "$@"

@@ -57,17 +57,18 @@ function ownEvaluators(source, name) {
   const found = [];
   const begins = new RegExp(`^([ \\t]*)(?:async[ \\t]+)?(?:def[ \\t]+${name}\\b|(?:\\w+\\.)*${name}[ \\t]*=(?!=))`);
   let place = 0;
-  let open = null; // {start, indent} of the block that is being read
+  let open = null; // {start, end, indent} of the block that is being read, without empty lines at its end
   for (const line of source.split(/(?<=\n)/)) {
     const indent = line.match(/^[ \t]*/)[0].length;
     if (open && line.trim() && indent <= open.indent) {
-      found.push([open.start, place]);
+      found.push([open.start, open.end]);
       open = null;
     }
     if (!open && begins.test(line)) open = { start: place, indent };
     place += line.length;
+    if (open && line.trim()) open.end = place;
   }
-  if (open) found.push([open.start, place]);
+  if (open) found.push([open.start, open.end]);
   return found;
 }
 
@@ -184,8 +185,11 @@ function drawList() {
 function scrollToChosen() {
   const list = byId("list");
   const top = shown.indexOf(at) * ROW;
-  if (top < list.scrollTop) list.scrollTop = top;
-  else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+  const below = top + ROW - list.scrollTop - list.clientHeight;
+  const far = list.clientHeight / 2;
+  if (top < list.scrollTop - far || below > far) list.scrollTop = top - far;
+  else if (top < list.scrollTop) list.scrollTop = top;
+  else if (below > 0) list.scrollTop += below;
 }
 
 function pane(i, kept) {

@@ -157,7 +157,7 @@ def test_two_stand_side_by_side_and_the_second_moves_on(rollouts):
 def test_code_is_coloured_and_the_own_evaluator_alone_is_marked(rollouts):
     choose(rollouts, arm="vanilla")
     own = rollouts.run("return [...document.querySelectorAll('.pane .own')].map((e) => e.textContent)")
-    assert own == ["def run_tests():\n    print(1)  # ok\n\n"]  # not the one within a string
+    assert own == ["def run_tests():\n    print(1)  # ok\n"]  # not the one within a string
     of = "return [...document.querySelectorAll('.pane .code .%s')].map((e) => e.textContent)"
     assert rollouts.run(of % "d") == ["Solution", "f", "run_tests"] and rollouts.run(of % "c")[0] == "# ok"
     assert rollouts.run(of % "s") == ["'''\ndef run_tests(): no'''"]
