@@ -16,7 +16,7 @@ from report.numbers import Comparison, compare_arms, last_evaluated
 from report.runs import RunRecord
 from report.samples import remaining
 from report.scope import ARM_FIELDS, LABEL_FIELDS, MACHINE_FIELDS
-from report.tables import PERCENT, markdown_table
+from report.tables import PERCENT, markdown_table, rate_cell
 from report.verdicts import MIN_SEEDS, OPPONENT, OTHER_OPPONENT, RULES, SMALL_REDUCTION
 from report.words import mean_sem
 
@@ -130,9 +130,10 @@ def detail_cells(row: dict, optional: list[str], left: str) -> list[str]:
     """One arm's line of the second table."""
     half = f"{row['to50'].mean:.0f} ({row['reached50']} of {row['n']})" if row["reached50"] else "-"
     flag = activity(row["cos"].mean, row["fired"].mean) if projects(row["arm"]) else ""
-    more = [mean_sem(row[k], 1 if k in PERCENT else 3) if k in row else "-" for k in optional]
+    more = [(rate_cell(row, k) if k in PERCENT else mean_sem(row[k], 3)) if k in row else "-" for k in optional]
     cosines = [mean_sem(row[k], 3) for k in ("cos_up", "cos_all", "fired_all")]
-    return [row["arm"], mean_sem(row["attempt"]), *more, mean_sem(row["compile"]), half, *cosines, flag, left]
+    attempt, compiled = rate_cell(row, "attempt"), rate_cell(row, "compile")
+    return [row["arm"], attempt, *more, compiled, half, *cosines, flag, left]
 
 
 def activity_text(used: list[RunRecord], rows: list[dict]) -> str:
@@ -145,20 +146,20 @@ def activity_text(used: list[RunRecord], rows: list[dict]) -> str:
         cos, fired = mean_sem(row["cos"], 3), mean_sem(row["fired"], 3)
         line = f"- {row['arm']}: **{flag}** (mean cos {cos}, fraction fired {fired})"
 
-        # Where the flag and the effect disagree.
+        # Where the flag and the effect disagree, and where no effect could show.
         reduction = compare_arms(used, row["arm"], "vanilla").reduction
-        if reduction.n >= MIN_SEEDS:
+        runs = [run for run in used if run.arm == row["arm"] and run.hacks_sampled is not None]
+        few = [f"{run.hacks_sampled} in seed {run.seed}" for run in runs if run.hacks_sampled < FEW_HACKS]
+        if few:
+            line += f"; too few strict hacks were sampled in training to test suppression, {', '.join(few)}, so that "
+            line += "its difference to vanilla says nothing about the flag"
+        elif reduction.n >= MIN_SEEDS:
             large = reduction.mean > max(reduction.sem, SMALL_REDUCTION)
             if flag == "silent no-op" and large:
                 line += f"; and yet it hacks {mean_sem(reduction)} pp less than vanilla, so here the flag is wrong "
                 line += "about its effect"
             if flag == "active" and not large:
                 line += f"; and yet it hacks little less than vanilla (reduction {mean_sem(reduction)} pp)"
-
-        runs = [run for run in used if run.arm == row["arm"] and run.hacks_sampled is not None]
-        few = [f"{run.hacks_sampled} in seed {run.seed}" for run in runs if run.hacks_sampled < FEW_HACKS]
-        if few:
-            line += f"; too few strict hacks were sampled in training to test suppression: {', '.join(few)}"
         lines.append(line)
     return "\n".join([*(lines or ["No arm in this report projects the gradient."]), "", CAUTION])
 

@@ -84,10 +84,18 @@ def test_missing_arms_are_undecided(tmp_path):
     assert "3 more seeds with both projected and vanilla" in v["H1"].text and "vanilla" in v["H4"].text
 
 
-def test_seeds_that_end_at_other_steps_are_not_paired(tmp_path):
+def test_a_run_of_another_length_is_left_out_by_name(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
     make_arm(tmp_path, "projected", [(0.3, 0.5)] * 2)
     make_run(tmp_path, "projected", 2, 0.3, 0.5, steps=100)
+    v = decide(tmp_path)["H1"]
+    assert v.status == "undecided" and "projected_s2: of 100 steps, where the study's runs have 200" in v.text
+
+
+def test_seeds_that_end_at_other_steps_than_planned_are_not_paired(tmp_path):
+    make_arm(tmp_path, "vanilla", VANILLA)
+    make_arm(tmp_path, "projected", [(0.3, 0.5)] * 2)
+    make_run(tmp_path, "projected", 2, 0.3, 0.5, curve=[(0, 0.0, 0.5), (100, 0.3, 0.5)])
     v = decide(tmp_path)["H1"]
     assert v.status == "undecided" and "seed 2 ends at step 100 in projected and 200 in vanilla" in v.text
 
