@@ -37,7 +37,7 @@ from report.branch_runs import folder_of, is_branch, of_branches, read_branches
 from report.branch_text import branches_json, report_text
 from report.branches import decide_branches
 from report.drawing import RC
-from report.figures import plot_cosine, plot_flavours, plot_heldout, plot_trajectories
+from report.figures import plot_cosine, plot_flavours, plot_heldout
 from report.findings import Findings, find
 from report.modules import plot_modules
 from report.page import write_page
@@ -45,6 +45,7 @@ from report.pareto import plot_pareto
 from report.runs import common_folder, find_run_dirs, load_runs, read_run
 from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
 from report.text import report_md, verdict_json, verdict_md
+from report.trajectories import plot_trajectories
 from report.verdicts import Verdict
 
 

@@ -32,7 +32,8 @@ CAUTION = (
 )
 
 CAPTIONS = {
-    "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes.",
+    "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes; "
+    "grey, where every arm has a row: vanilla's mean.",
     "flavours": "Attempts by flavour among the evaluation completions sampled in rollouts.jsonl (with write "
     "access, seeds pooled); black dashes: strict hacks of the same sample.",
     "cosine": f"Before projection (the update: as applied), rolling mean of {SMOOTH} steps; mean over seeds, band: "

@@ -20,8 +20,8 @@ from report.words import interval_cell, mean_sem, p_text
 
 CAPTIONS = {
     "pareto": "Left: final evaluation; small: one run, large: mean over seeds; dashed: Pareto frontier of the means, "
-    "no-loophole left out. A remedy should land below and to the right of vanilla. Right: the step at which each run "
-    "took off; hollow: it had not when it ended.",
+    "no-loophole left out; magnified: means that lie on each other. A remedy should land below and to the right of "
+    "vanilla. Right: the step at which each run took off; hollow: it had not when it ended.",
 }
 
 
