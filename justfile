@@ -94,7 +94,7 @@ train-dp N PRESET *ARGS: setup
     done
     {{py}} -m torch.distributed.run --standalone --nproc-per-node "$n" train.py "${words[@]}" "$@"
 
-# plots, table and verdicts of finished runs: just report outputs/tiny --out outputs/tiny/report
+# plots, table, verdicts and a page with the rollouts of finished runs: just report outputs/tiny --out outputs/tiny/report
 [no-exit-message]
 report +RUNS: setup
     {{py}} plot_pareto.py "$@"
