@@ -40,6 +40,8 @@ def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
     assert [line.split()[0] for line in last] == ["H1", "H3", "H4"]
     assert all(line.endswith(f"[{tmp_path / 'one' / 'verdict.md'}]") for line in last)
     assert str(tmp_path) not in (tmp_path / "one" / "report.md").read_text()
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "<h1>Results, preset tiny</h1>" in page and page.count('src="data:image/png') >= 4
 
 
 def test_no_complete_run_still_reports(tmp_path):
