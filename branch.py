@@ -73,6 +73,8 @@ class BranchConfig:
     """Sandbox of graded programs; None: as the parent."""
     micro_batch: int | None = None
     """Rows a pass; None: as the parent."""
+    memory_share: float | None = None
+    """Share of the GPU where other runs are beside it, as in train.py; None: as the parent."""
     fresh: bool = False
     """Move existing branches aside instead of continuing them."""
 
@@ -106,7 +108,7 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
         raise UserError("--steps and --draws must be at least 1, --streams at least 0")
 
     point = load_branch_point(file)
-    asked = {k: getattr(cfg, k) for k in ("device", "threads", "workers", "isolation", "micro_batch")}
+    asked = {k: getattr(cfg, k) for k in ("device", "threads", "workers", "isolation", "micro_batch", "memory_share")}
     base = dataclasses.replace(
         parent,
         **{k: v for k, v in asked.items() if v is not None},

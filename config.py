@@ -177,6 +177,9 @@ class Config(ModelConfig):
     """Rows a forward and backward pass; 0: with shared prefixes no limit, else found by the worst case, at most 32."""
     logprob_chunk: int = at_least(0, 0)
     """Completion tokens a pass of the language-model head; 0: by the free memory, at most 1024."""
+    memory_share: float = above(0, 1.0, at_most=1)
+    """Share of the GPU that this run may plan for and take, where others run beside it: 1/K for K runs. 1: what is free
+    when it begins."""
     grad_checkpoint: bool = True
     """Recompute each layer in backward."""
 
@@ -197,6 +200,9 @@ class Config(ModelConfig):
     then: str = ""
     """A shell command for when the run has ended, well or not, but not when a signal stopped it: stop the machine, send
     a mail. It finds the exit status in STATUS and the run directory in OUT."""
+    track: Literal["off", "trackio", "wandb", "tensorboard"] = "off"
+    """Tracker that is told of the run beside its files (record/track.py); `just dashboard` opens it. A tracker that
+    fails never stops the run."""
     show: str = ""
     """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)

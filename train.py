@@ -101,8 +101,8 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     samples = max(cfg.eval_samples, cfg.final_samples)
     evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
-    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
-    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype, cfg.memory_share)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device, cfg.memory_share)
     if cfg.micro_batch or (run.share and cfg.micro_tokens):
         return
     sampled = min(sampler.max_batch or rows, max(rows, evaluated))
@@ -123,6 +123,7 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
         delta=run.adapter.delta(),
         device=device,
         case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
+        share=cfg.memory_share,
     )
     setattr(cfg, "micro_tokens" if run.share else "micro_batch", found)
     model.eval()

@@ -30,6 +30,7 @@ RESUMABLE = {
     "show",
     "then",
     "memory_share",
+    "track",
 }
 # Fields of config.json that say how a run was made, and not what it is.
 PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}

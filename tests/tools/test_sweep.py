@@ -29,7 +29,7 @@ from lib.tables import read_table
 from tools.sweep import local, pueue, slurm, status
 from tools.sweep.local import run_local
 from tools.sweep.plan import plan
-from tools.sweep.task import Slurm, SweepConfig, Task
+from tools.sweep.task import Slurm, SweepConfig, Task, flag
 
 REPO = Path(__file__).resolve().parents[2]
 AT_HOME = {**os.environ, "PYTHONPATH": str(REPO)}  # so that `-m tools.sweep` is found from a test's own folder
@@ -180,6 +180,20 @@ def test_a_run_of_another_length_does_not_count_as_done(capsys):
     assert not task.done and task.others == ["steps (40 there, 100 now)"]
     status.print_status(cfg, [task])
     assert "holds a run of another configuration: steps (40 there, 100 now)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cfg, share", [
+    ({"submit": "local", "jobs": 3}, "0.333"),
+    ({"submit": "local", "jobs": 1}, ""),
+    ({"submit": "local", "jobs": 2, "extra": ["--memory-share=0.4"]}, "0.4"),
+    ({"submit": "local", "jobs": 2, "preset": ["tiny"]}, ""),
+    ({"submit": "pueue", "groups": ["gpu0", "gpu1"]}, ""),
+    ({"submit": "pueue", "groups": ["a0", "b0", "gpu1"]}, "0.5"),
+    ({"submit": "slurm"}, ""),
+])  # fmt: skip
+def test_runs_that_share_a_gpu_are_told_their_share(cfg, share):
+    task = plan(SweepConfig(**{"preset": ["dev"], "arms": ["vanilla"], "seeds": [0], **cfg}))[-1]
+    assert flag(task.command, "--memory-share", "") == share
 
 
 # --- here, with real commands ----------------------------------------------------------------------------------------
