@@ -31,6 +31,7 @@ from lib.models import pick_device
 from problems.sources import problems_sha256, split_problems
 from record.folder import refuse_other
 from record.takeoff import file_of, load_branch_point
+from record.track import check_tracker
 from rewards import Grader
 from stage import set_stage
 from train import learning_rate, run_arm
@@ -136,6 +137,7 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
         runs.append(dataclasses.replace(base, noise=stream, label=label, out=str(out / label)))
     for run in runs:
         check(run)
+    check_tracker(base.track)
     branch = {"parent": str(path), "rule": point.rule, "step": point.step, "sha256": file_sha256(file)}
     return runs, branch, there
 

@@ -36,7 +36,7 @@ from project import AppliedUpdate, applied_update, project_grads, project_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
-from record.inputs import call_at_end, check_pairs
+from record.inputs import call_at_end, check_inputs
 from record.provenance import provenance
 from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
@@ -259,7 +259,7 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     check(cfg)
-    check_pairs(cfg)
+    check_inputs(cfg)
     call_at_end(cfg.then, cfg.run_path())
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     ranks = join(device, cfg.prompts)

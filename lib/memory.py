@@ -103,8 +103,8 @@ def fit_micro_batch(
     """The largest of `largest`, its half, ..., `smallest` whose worst case leaves a tenth of the GPU free.
 
     attempt(size): forward and backward of so many rows or tokens; fill_cache(): takes the sampler's memory; delta: the
-    adapter's; case: what is tried, in words; share: of the GPU that is this run's. On a CPU nothing is tried and `largest` returned. Raises UserError where
-    the smallest is too much.
+    adapter's; case: what is tried, in words; share: of the GPU that is this run's. On a CPU nothing is tried and
+    `largest` returned. Raises UserError where the smallest is too much.
     """
     if device.type != "cuda":
         return largest

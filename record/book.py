@@ -37,6 +37,7 @@ from record import takeoff
 from record.columns import STEP_COLUMNS
 from record.folder import RunDir
 from record.stream import Stream, final_line
+from record.track import Tracker
 from record.tripwires import Trip, Watch
 
 MEANS = ("cos", "fired", "gnorm", "cos_up")
@@ -101,6 +102,7 @@ class Book:
         self.stream = Stream(STEP_COLUMNS, self.cfg.show)
         if self.folder.writes:
             self.stream.begin()
+        self.tracker = Tracker(self.cfg.track if self.folder.writes else "off", self.folder.path, self.first)
         self.bar = tqdm(
             total=self.cfg.steps,
             initial=self.first,
@@ -122,6 +124,7 @@ class Book:
         for stratum in strata:
             self.folder.strata.write(stratum)
         self.folder.add_rollouts(records)
+        self.tracker.evaluation(row, strata, records)
         self.carried.since, self.carried.eval = [], row
         if self.folder.writes:
             self.stream.evaluation(row)
@@ -153,6 +156,7 @@ class Book:
         left = self.cfg.steps - step - 1
         written = row | {"eta": eta(self.started, step + 1 - self.first, left)}
         self.folder.steps.write(written)
+        self.tracker.step(written)
         if self.folder.writes:
             self.stream.row(written)
         per_module = torch.full((3, len(self.delta)), math.nan)
@@ -163,7 +167,8 @@ class Book:
         if trip := self.watch.step(row, norms):
             self._tripped(trip, row, batch.records(step, len(batch.texts)), norms)
         if step % self.cfg.eval_every == 0:
-            self.folder.add_rollouts(batch.records(step, 16))
+            self.folder.add_rollouts(records := batch.records(step, 16))
+            self.tracker.rollouts(step, records)
         self.carried.since.append({k: row.get(k, math.nan) for k in MEANS})
         self._keep_branch_points(row, optimiser)
         self.bar.update()
@@ -171,6 +176,7 @@ class Book:
     def finish(self) -> None:
         """Write summary.json: the run is complete."""
         self.bar.close()
+        self.tracker.finish()
         if not self.folder.writes:
             return
         cfg = self.cfg
