@@ -107,7 +107,7 @@ def main() -> None:
     versions = provenance()["packages"]
     lines = [
         f"# tiny, P 8 x G 8, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f}, "
-        f"torch {versions['torch']}; shares of the step in %: the calls, with the thread, with the tracker's process too",
+        f"torch {versions['torch']}; shares of a step in %: calls, with the thread, with its process",
         "tracker\tsteps\tstep_ms\tcall_ms\tthread_ms\tprocess_ms\tcall\twith_th\twith_pr\tdropped",
     ]
     with tempfile.TemporaryDirectory() as work:

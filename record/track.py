@@ -89,6 +89,7 @@ class Tracker:
             self.child.wait(timeout=max(0.1, end - time.monotonic()))
         except (queue.Full, subprocess.TimeoutExpired):
             self.child.kill()
+            self.child.wait()
             self._warn(f"did not end within {PATIENCE:.0f} s and was stopped: what it had not written is lost")
         if self.dropped:
             self._warn(f"was too slow: {self.dropped} rows or rollouts were dropped; the run's own files have them")

@@ -1,4 +1,4 @@
-"""A sweep in a real pueue daemon, where pueue is installed (README): queued, killed with its daemon, resumed, reported."""
+"""A sweep in a real pueue daemon, where pueue is installed (README): queued, killed with its daemon, resumed."""
 
 import json
 import os
