@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
+import lib.interrupt  # noqa: F401 (on top)
 from arms import ARMS, BRANCHED, VARIANTS, arm_flags, arm_of
 from config import Config, check, parse
 from grading.asserts import check_gradable
@@ -30,8 +31,8 @@ from lib.files import file_sha256, read_json
 from lib.models import pick_device
 from problems.sources import problems_sha256, split_problems
 from record.folder import refuse_other
+from record.inputs import check_inputs
 from record.takeoff import file_of, load_branch_point
-from record.track import check_tracker
 from rewards import Grader
 from stage import set_stage
 from train import learning_rate, run_arm
@@ -137,7 +138,6 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
         runs.append(dataclasses.replace(base, noise=stream, label=label, out=str(out / label)))
     for run in runs:
         check(run)
-    check_tracker(base.track)
     branch = {"parent": str(path), "rule": point.rule, "step": point.step, "sha256": file_sha256(file)}
     return runs, branch, there
 
@@ -148,6 +148,7 @@ def main() -> None:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     todo = [run for run in runs[rank::world] if cfg.fresh or not (run.run_path() / "summary.json").exists()]
     for run in todo:
+        check_inputs(run)
         if not cfg.fresh:
             refuse_other(run.run_path(), dataclasses.asdict(run))
     if not todo:

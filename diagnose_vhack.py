@@ -25,6 +25,7 @@ import tyro
 from loguru import logger
 from torch import Tensor
 
+import lib.interrupt  # noqa: F401 (on top)
 from arms import ARMS
 from branch import parent_config
 from directions import labelled_direction, row_gradients, sampled

@@ -23,6 +23,7 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
+import lib.interrupt  # noqa: F401 (on top)
 from antipasto import Adapter, load_model
 from config import ModelConfig, check, parse
 from grpo import mean_nll

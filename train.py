@@ -22,6 +22,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+import lib.interrupt  # noqa: F401 (on top)
 from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores

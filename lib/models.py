@@ -13,6 +13,7 @@ import torch
 from jinja2 import TemplateError
 from loguru import logger
 
+from lib.interrupt import is_interrupt
 from lib.errors import UserError
 from lib.files import REPO
 
@@ -125,15 +126,6 @@ def use_hub_cache() -> None:
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
-
-
-def is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is at the bottom of an error."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def local_model(name: str) -> Path | None:

@@ -52,6 +52,8 @@ class Carried:
     """MEANS of every step since the last evaluation."""
     seconds: float = 0.0
     """Run time so far, over all of its processes."""
+    tokens: int = 0
+    """Tokens sampled in training so far."""
     eval: dict | None = None
     """The last evaluation's row."""
     watch: dict = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Book:
         if found is None and self.cfg.branch_from:
             point = takeoff.load_branch_point(Path(self.cfg.branch_from))
             self._restore(point.tensors, point.adam_step, optimiser, v_hack)
-            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0})
+            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0, "tokens": 0})
             self.fresh_branch = True
             logger.info(f"branching from {self.cfg.branch_from} ({point.rule}) at step {self.first}")
         self.watch = Watch(self.cfg.max_kl, self.carried.watch)
@@ -143,7 +145,7 @@ class Book:
         if stopped:
             why = ", the last before a row in doubt (tripwires.py)" if self.due else ""
             kept = self.folder.checkpoint_step() or 0
-            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}")
+            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}; {self._spent()}")
             sys.exit(128 + stopped)
 
     def step(self, row: dict, measured, batch, optimiser: torch.optim.AdamW) -> None:
@@ -170,6 +172,7 @@ class Book:
             self.folder.add_rollouts(records := batch.records(step, 16))
             self.tracker.rollouts(step, records)
         self.carried.since.append({k: row.get(k, math.nan) for k in MEANS})
+        self.carried.tokens += sum(map(len, batch.completions))
         self._keep_branch_points(row, optimiser)
         self.bar.update()
 
@@ -191,12 +194,21 @@ class Book:
                 "final": self.carried.eval,
                 "branch_points": self.carried.branch_points,
                 "seconds": round(self.carried.seconds, 1),
+                "tokens": self.carried.tokens,
                 "peak_gib": round(peak_gib(self.device), 2),
             },
         )
+        logger.info(self._spent())
         print(final_line(self.carried.eval, cfg.steps, str(self.folder.path)), flush=True)
 
     # --- what they are made of
+
+    def _spent(self) -> str:
+        """Time and, where --rate names a price, money of the run so far; tokens sampled in training a second of it."""
+        seconds, rate = self.carried.seconds, self.cfg.rate
+        money = f", {seconds / 3600 * rate:.2f} USD at {rate:g} an hour" if rate else ""
+        each = f"{self.carried.tokens / max(seconds, 1e-9):,.0f} sampled tokens a second, evaluations included"
+        return f"{seconds / 3600:.2f} h so far{money}; {each}"
 
     @torch.no_grad()
     def _restore(self, tensors: dict[str, Tensor], adam_step: int, optimiser, v_hack: dict[str, Tensor] | None) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lib.interrupt  # noqa: F401 (on top)
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO
@@ -41,8 +42,6 @@ BENCH_PROMPT = 512
 class EstimateConfig(Config):
     """A run as train.py takes it, and what to rest the estimate on."""
 
-    rate: float = 0.0
-    """US dollars an hour; 0: no price."""
     run: str = ""
     """Run directory whose steps.tsv is the measurement."""
     bench: str = str(REPO / "bench/step.tsv")

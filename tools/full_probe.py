@@ -21,6 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import lib.interrupt  # noqa: F401 (on top)
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO
@@ -32,7 +33,7 @@ from tools.sweep.task import flag_name, model_flags
 # By the exit status of rewards.py.
 GRADER = {
     1: "the grader's own matrix failed, so no rate could be trusted",
-    2: "the grader could not be started (the line above says why); --isolation rlimits takes the weaker sandbox",
+    2: "the sandbox was refused, so nothing was graded (the line above says why); --isolation rlimits is weaker",
 }
 
 # The preregistered steps where extraction or its check fails.

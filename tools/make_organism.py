@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+import lib.interrupt  # noqa: F401 (on top)
 from lib.files import REPO
 from rewards import Grader
 from tools.organism_card import write_card

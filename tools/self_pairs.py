@@ -18,6 +18,7 @@ from pathlib import Path
 
 from loguru import logger
 
+import lib.interrupt  # noqa: F401 (on top)
 from antipasto import load_model
 from config import Config, parse
 from lib.errors import UserError, run_main

@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import lib.interrupt  # noqa: F401 (on top)
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+import lib.interrupt  # noqa: F401 (on top)
 from lib.errors import UserError, run_main
 from report.runs import is_run, runs_below
 from tools.watched import Watched, draw

@@ -1,7 +1,7 @@
 """A row a run, live from its files, and the table of such rows: what `just watch` and `just sweep-status` draw.
 
-State, step, rates of the last step (training prompts) and of the last evaluation, KL, seconds a step, time left, and the
-hack rate of the steps as a curve. Only what was added to a file since the last look is read.
+State, step, rates of the last step (training prompts) and of the last evaluation, KL, seconds a step, time left, and
+the hack rate of the steps as a curve. Only what was added to a file since the last look is read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 On a terminal the table is that of `just watch`, once; piped, a TSV.
 
-state   done, evaluating (its next row is an evaluation's), running, stopped (no row for long, or a signal), failed, waiting, or the queue's own word
+state   done, running, evaluating (its next row is an evaluation's), stopped (no row for long, or a signal), failed,
+        waiting, or the queue's own word
 left    steps left x seconds a step: the run's last 20 steps, or the median of the sweep where it has none
 """
 
