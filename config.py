@@ -20,8 +20,6 @@ from lib.isolation import usual_isolation
 
 Preset = Literal["tiny", "dev", "mid", "full"]
 ArmName = Literal[tuple(ARMS)]
-
-# Rollouts of a step, prompts x group, beyond which a number is a slip of the finger.
 MOST_ROLLOUTS = 65536
 
 
@@ -193,8 +191,8 @@ class Config(ModelConfig):
     grade_timeout: float = above(0, 1.0, at_most=3600)
     """Seconds of CPU or sleep to a graded program's first result; later ones may take 6 times, all 12 times that."""
     isolation: Literal["bwrap", "rlimits"] = field(default_factory=usual_isolation)
-    """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused. The environment
-    variable ISOLATION says it for every command."""
+    """Sandbox of graded programs; rlimits is weaker, for where namespaces are refused. The variable ISOLATION sets it
+    for all commands."""
     checkpoint_every: int = at_least(1, 25)
     """Steps between checkpoints."""
     tripwires: Literal["stop", "warn", "off"] = "stop"
@@ -208,8 +206,7 @@ class Config(ModelConfig):
     """A shell command for when the run has ended, well or not, but not when a signal stopped it: stop the machine, send
     a mail. It finds the exit status in STATUS and the run directory in OUT."""
     track: Literal["off", "trackio", "wandb", "tensorboard"] = "off"
-    """Tracker that is told of the run beside its files (record/track.py); `just dashboard` opens it. A tracker that
-    fails never stops the run."""
+    """Tracker that is told of the run beside its files (record/track.py); `just dashboard` opens it."""
     show: str = ""
     """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)

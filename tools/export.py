@@ -36,14 +36,12 @@ from antipasto import Adapter, load_model
 from config import ModelConfig
 from lib.errors import UserError, run_main
 from lib.files import whole_folder
-from lib.models import chat_ids, completion_ids, local_model
+from lib.models import local_model
 from lib.tensors import load_tensors
-from pairs import load_pairs
+from tools.lora_difference import difference_sentence, lora_difference
 
 # What an export says of itself; by it --overwrite knows one.
 MARK = "export.json"
-# Pairs whose texts a LoRA on a bfloat16 base is measured on.
-PAIRS_READ = 8
 
 
 @dataclass
@@ -153,37 +151,6 @@ def base_source(base: ModelConfig) -> str:
     return str(local.resolve()) if (local := local_model(base.model)) else base.model
 
 
-@torch.no_grad()
-def lora_difference(model: nn.Module, tokenizer, adapter: Adapter, pairs: str, dtype: torch.dtype) -> dict:
-    """How far PEFT's logits are from the run's, on PAIRS_READ pairs' prompts with their clean completions.
-
-    PEFT computes round(round(W x + b) + B A x) in the base's dtype, the products of the LoRA in fp32; the run rounds the
-    sum once. Returns {tokens, logit_max, logit_mean (of absolute differences), logit_spread (the logits' own sd)}.
-    """
-
-    def as_peft(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        x = inputs[0]
-        B = (module.U.float() * module.delta_S).to(dtype).float()
-        delta = nn.functional.linear(nn.functional.linear(x.float(), module.Vh.to(dtype).float()), B)
-        return (nn.functional.linear(x, module.weight, module.bias) + delta).to(output.dtype)
-
-    worst, total, spread, tokens = 0.0, 0.0, 0.0, 0
-    device = next(iter(adapter.delta().values())).device
-    for pair in load_pairs(pairs)[:PAIRS_READ]:
-        ids = chat_ids(tokenizer, pair.messages) + completion_ids(tokenizer, pair.clean)
-        ids = torch.tensor([ids], device=device)
-        run = model(input_ids=ids).logits.float()
-        hooks = [module.register_forward_hook(as_peft) for module in adapter.modules.values()]
-        difference = (model(input_ids=ids).logits.float() - run).abs()
-        for hook in hooks:
-            hook.remove()
-        worst = max(worst, difference.max().item())
-        total += difference.mean().item() * ids.numel()
-        spread += run.std().item() * ids.numel()
-        tokens += ids.numel()
-    return {"tokens": tokens, "logit_max": worst, "logit_mean": total / tokens, "logit_spread": spread / tokens}
-
-
 def write_lora(
     folder: Path, model: nn.Module, tokenizer, adapter: Adapter, base: ModelConfig, dtype: torch.dtype
 ) -> dict:
@@ -196,12 +163,7 @@ def write_lora(
     about = {"modules": len(adapter.modules), "bytes": size}
     if base.dtype == "bfloat16":
         about |= (found := lora_difference(model, tokenizer, adapter, base.pairs, dtype))
-        print(
-            f"LoRA on a bfloat16 base: PEFT adds it to an output that is already rounded, so logits differ from the run's "
-            f"by up to {found['logit_max']:.2g}, {found['logit_mean']:.2g} in the mean, where they have a spread of "
-            f"{found['logit_spread']:.2g} (measured now, {found['tokens']} tokens of {PAIRS_READ} pairs); on a float32 "
-            "base it is exact"
-        )
+        print(difference_sentence(found))
     return about
 
 

@@ -21,6 +21,7 @@ from lib.models import chat_ids, completion_ids
 from lib.svd import weight_sha256
 from pairs import load_pairs
 from tools import export
+from tools.lora_difference import PAIRS_READ
 
 
 def make_run(folder: Path, model: Path, scale: float, dtype: str = "float32") -> tuple[Path, object]:
@@ -95,7 +96,7 @@ def test_on_a_bf16_base_the_printed_difference_is_pefts(model_dir, tmp_path, mon
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / "lora")
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     worst, total, tokens = 0.0, 0.0, 0
-    for pair in load_pairs("default")[: export.PAIRS_READ]:
+    for pair in load_pairs("default")[:PAIRS_READ]:
         ids = torch.tensor([chat_ids(tokenizer, pair.messages) + completion_ids(tokenizer, pair.clean)])
         with torch.no_grad():
             difference = (loaded(input_ids=ids).logits.float() - adapted(input_ids=ids).logits.float()).abs()
