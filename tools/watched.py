@@ -118,17 +118,17 @@ class Watched:
         sums = [sum(values) for values in zip(*parts, strict=True)] if all(parts) else []
         return sum(sums) / len(sums) if sums else math.nan
 
-    def cells(self) -> list[str | Text]:
-        """The row of the table."""
-        state, total = self.state(), self.config.get("steps", 0)
-        done = self.steps.last("step") + 1 if self.steps.rows else 0
-        each = self.seconds()
-        left = 0.0 if state == "done" else (total - done) * each
+    def cells(self, name: str = "", state: str = "", total: int = 0, left: float | None = None) -> list[str | Text]:
+        """The row of the table; what is given stands instead of what the files say (left: seconds)."""
+        state, total = state or self.state(), self.config.get("steps", total)
+        done, each = self.done(), self.seconds()
+        if left is None:
+            left = 0.0 if state == "done" else (total - done) * each
         hack = self.steps.last("hack")
         return [
-            self.folder.name,
-            Text(state, STATE_STYLES[state]),
-            f"{done:.0f}/{total}",
+            name or self.folder.name,
+            Text(state, STATE_STYLES.get(state, "")),
+            f"{done}/{total}",
             Text(rate(hack), "red" if hack > 0 else ""),
             rate(self.steps.last("attempt")),
             rate(self.steps.last("pass")),

@@ -570,7 +570,7 @@ def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
 
 
 def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
-    terminal = pytest.importorskip("terminal", reason="pyte is a development dependency: `just setup`")
+    terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
     fill("vanilla_s0", 10, done=True)
     fill("projected_s0", 5)
     touch(Path("outputs/tiny/logs/projected_s1.log"), "error: no v_hack at x\nsweep: exit status 2 after 0.1 min\n")

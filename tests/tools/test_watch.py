@@ -12,7 +12,7 @@ from synthetic_runs import make_run
 from tools.watch import Watch
 from tools.watched import Tail, Watched, curve
 
-terminal = pytest.importorskip("terminal", reason="pyte is a development dependency: `just setup`")
+terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
 REPO = Path(__file__).resolve().parents[2]
 
 
