@@ -22,7 +22,6 @@ from pathlib import Path
 import tyro
 
 from lib.files import REPO
-from record.provenance import provenance
 from tools.terminal import Terminal
 
 RUNS = REPO / "docs/results/organism/runs"
@@ -108,7 +107,7 @@ def main() -> None:
         window.press("q")
         window.finish()
     lines = [
-        f"# {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f}, Python {provenance()['packages']['python']}",
+        f"# {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f}, a look every 2 s",
         "runs\trunning\tseconds\trows\tcpu_s\tcore_%",
         f"{bench.runs}\t{running}\t{wall:.0f}\t{rows}\t{used:.2f}\t{100 * used / wall:.2f}",
     ]
