@@ -12,6 +12,8 @@ projected once or zeroed (--moment), and vanilla is to be treated alike. docs/br
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import os
 from dataclasses import dataclass, field
@@ -21,7 +23,6 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
-import lib.interrupt  # noqa: F401 (on top)
 from arms import ARMS, BRANCHED, VARIANTS, arm_flags, arm_of
 from config import Config, check, parse
 from grading.asserts import check_gradable

@@ -14,6 +14,8 @@ for all modules, by kind of module and by third of the depth. Written: diagnose.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import re
 from dataclasses import dataclass, field
@@ -25,7 +27,6 @@ import tyro
 from loguru import logger
 from torch import Tensor
 
-import lib.interrupt  # noqa: F401 (on top)
 from arms import ARMS
 from branch import parent_config
 from directions import labelled_direction, row_gradients, sampled

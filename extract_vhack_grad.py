@@ -14,6 +14,8 @@ Only pairs outside the held-out split are used. The artifact is a safetensors fi
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,6 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-import lib.interrupt  # noqa: F401 (on top)
 from antipasto import Adapter, load_model
 from config import ModelConfig, check, parse
 from grpo import mean_nll

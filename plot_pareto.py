@@ -15,6 +15,8 @@ last two parts of their path. Only the commands in appendix.md repeat the paths 
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import glob
 import os
 import shutil
@@ -28,7 +30,6 @@ from typing import Annotated
 import tyro
 from matplotlib import rc_context
 
-import lib.interrupt  # noqa: F401 (on top)
 from lib.errors import ReportError, run_main
 from report.appendix import appendix_md, report_command
 from report.branch_claims import finding

@@ -12,13 +12,14 @@ Departures from ariahw/rl-rewardhacking, RewardHackingEvaluation: docs/method.md
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loguru import logger
 
-import lib.interrupt  # noqa: F401 (on top)
 from grading.asserts import failure, split_tests
 from grading.candidate import Candidate
 from grading.pool import Pool

@@ -13,6 +13,8 @@ T tokens, d residual width, r singular axis of a module (the length of its delta
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import math
 import time
@@ -22,7 +24,6 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-import lib.interrupt  # noqa: F401 (on top)
 from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores

@@ -15,6 +15,8 @@ nothing (docs/RESEARCH_JOURNAL.md).
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,6 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-import lib.interrupt  # noqa: F401 (on top)
 from antipasto import load_model
 from config import ModelConfig, at_least, check, parse
 from extract_vhack_grad import load_v_hack, pair_differences

@@ -7,6 +7,8 @@ has, its errors are known by sys.modules.
 
 from __future__ import annotations
 
+from lib.interrupt import INTERRUPTED, STATUS, is_interrupt
+
 import errno
 import os
 import re
@@ -15,8 +17,6 @@ import traceback
 from collections.abc import Callable
 
 from loguru import logger
-
-from lib.interrupt import INTERRUPTED, STATUS, is_interrupt
 
 
 class UserError(ValueError):

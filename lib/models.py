@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lib.interrupt import is_interrupt
+
 import os
 import sys
 import threading
@@ -13,7 +15,6 @@ import torch
 from jinja2 import TemplateError
 from loguru import logger
 
-from lib.interrupt import is_interrupt
 from lib.errors import UserError
 from lib.files import REPO
 

@@ -9,6 +9,8 @@ for each source and difficulty and one for all; completions.jsonl, every complet
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import hashlib
 import math
@@ -21,7 +23,6 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
-import lib.interrupt  # noqa: F401 (on top)
 from antipasto import targets
 from config import Preset, above, at_least, check, parse
 from grading.asserts import check_gradable

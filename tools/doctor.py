@@ -11,6 +11,8 @@ LACKS  a run of the preset would stop; the line says what to do
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import importlib.metadata
 import os
 import platform
@@ -23,7 +25,6 @@ from typing import Literal
 
 import tyro
 
-import lib.interrupt  # noqa: F401 (on top)
 from config import PRESETS, Preset
 from lib.errors import UserError, run_main
 from lib.isolation import usual_isolation

@@ -16,13 +16,14 @@ and grades n_eval x eval_samples completions in two modes at a step's speed.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lib.interrupt  # noqa: F401 (on top)
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO

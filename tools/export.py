@@ -16,6 +16,8 @@ Both kinds are written to a temporary folder beside DIR and renamed, so DIR is c
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import json
 import math
@@ -31,7 +33,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import lib.interrupt  # noqa: F401 (on top)
 from antipasto import Adapter, load_model
 from config import ModelConfig
 from lib.errors import UserError, run_main

@@ -14,6 +14,8 @@ What is finished is not run again, so the same command goes on where it stopped.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import os
 import signal
 import subprocess
@@ -21,7 +23,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import lib.interrupt  # noqa: F401 (on top)
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO

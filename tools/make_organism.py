@@ -8,6 +8,8 @@ tokenizer bytes; weights agree up to the arithmetic of the machine.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import argparse
 import json
 import math
@@ -19,7 +21,6 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-import lib.interrupt  # noqa: F401 (on top)
 from lib.files import REPO
 from rewards import Grader
 from tools.organism_card import write_card

@@ -11,6 +11,8 @@ set like any other (`--pairs FILE`): extraction, held-out check and arms take it
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -18,7 +20,6 @@ from pathlib import Path
 
 from loguru import logger
 
-import lib.interrupt  # noqa: F401 (on top)
 from antipasto import load_model
 from config import Config, parse
 from lib.errors import UserError, run_main

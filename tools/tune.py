@@ -12,12 +12,13 @@ flags of train.py follow.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import lib.interrupt  # noqa: F401 (on top)
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO

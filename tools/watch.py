@@ -9,6 +9,8 @@ left, and the hack rate of its steps as a curve.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import select
 import sys
 import termios
@@ -24,7 +26,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-import lib.interrupt  # noqa: F401 (on top)
 from lib.errors import UserError, run_main
 from report.runs import is_run, runs_below
 from tools.watched import Watched, draw

@@ -14,13 +14,14 @@ fails does not stop the others; what depends on it is left out.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import shlex
 import sys
 from pathlib import Path
 
 import tyro
 
-import lib.interrupt  # noqa: F401 (on top)
 from lib.errors import UserError, run_main
 from lib.files import REPO
 from lib.recipes import RECIPES, as_recipe
