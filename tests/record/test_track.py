@@ -75,17 +75,23 @@ def test_trackio_has_rows_tables_and_traces(folder, warnings, tmp_path, monkeypa
     tell("trackio", folder)
     assert warnings == [], (folder / "track.log").read_text()
     (file,) = (tmp_path / "trackio").glob("*.db")
-    whole = "\n".join(sqlite3.connect(file).iterdump())
+    base = sqlite3.connect(file)
+    tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    cells = [cell for table in tables for row in base.execute(f"SELECT * FROM {table}") for cell in row]
+    whole = "\n".join(cell.decode() if isinstance(cell, bytes) else str(cell) for cell in cells)
     assert "tiny/vanilla_s3" in whole and "train/hack" in whole and "solvable" in whole
     traces = [path.read_text() for path in (tmp_path / "trackio/traces").rglob("*.jsonl")]
     assert len(traces) == track.TRACES + 1 and all("Add them." in text for text in traces)
+
+
+INTERFACE = "import time\nTable = Trace = dict\ndef init(**_): pass\ndef finish(): pass\n"
 
 
 def stand_in(tmp_path: Path, monkeypatch, body: str) -> Path:
     """A package called trackio that does `body`, first on the path of a tracker's process."""
     package = tmp_path / "stand_in/trackio"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"import os, time\ndef init(**_): pass\ndef finish(): pass\n{body}\n")
+    (package / "__init__.py").write_text(f"{INTERFACE}{body}\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.syspath_prepend(package.parent)
     return package.parent
