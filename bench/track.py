@@ -2,16 +2,16 @@
 
     python -m bench.track --out bench/track.tsv
 
-Each row is `train.py --preset tiny` itself with that tracker, after the first steps. call_ms: wall-clock time that the
-loop spends in the tracker's verbs, a step; thread_ms: CPU time of the thread that hands over; process_ms: CPU time of
-the tracker's own process, start left out, which has a core of its own where there is one. A step without any of it is
-step_ms less call_ms, so that both sides are of one run: a run beside it would differ by more than the tracker costs.
+Each row is `train.py --preset tiny` itself with that tracker, after the first steps, evaluations included. step_ms:
+wall-clock time a step; call_ms: that part of it that the loop spends in the tracker's verbs. cpu_ms: CPU time of the
+run's process a step; thread_ms: of the thread that hands over, process_ms: of the tracker's own process, start left
+out, which has a core of its own where there is one. A step without the tracker is step_ms less call_ms: both sides are
+of one run, since a run beside it would differ by more than the tracker costs.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -22,12 +22,10 @@ import tyro
 
 import train
 from lib.errors import configure_logging
-from lib.tables import read_table
 from record import book
 from record.provenance import provenance
 from record.track import Tracker
 
-PARTS = ("t_roll", "t_grade", "t_train")
 VERBS = ("step", "evaluation", "rollouts")
 # Steps before the figures begin: the tracker's process is importing.
 WARM_UP = 5
@@ -52,7 +50,7 @@ class Timed(Tracker):
     """Seconds in the verbs, by call."""
 
     def __init__(self, *words):
-        self.calls, self.at_warm = [], (0.0, 0.0)
+        self.calls, self.at_warm = [], [0.0] * 4
         super().__init__(*words)
         for verb in VERBS:
             setattr(self, verb, self.timed(getattr(self, verb)))
@@ -64,22 +62,22 @@ class Timed(Tracker):
             verb(*words)
             self.calls.append(time.perf_counter() - began)
             if verb.__name__ == "step" and words[0]["step"] == WARM_UP:
-                self.calls, self.at_warm = [], self.cpu()
+                self.calls, self.at_warm = [], self.clocks()
 
         return call
 
-    def cpu(self) -> tuple[float, float]:
-        """Seconds of CPU so far of (the thread, the process)."""
+    def clocks(self) -> list[float]:
+        """Seconds so far: on the wall, and of CPU of this process, its thread, the tracker's process."""
         tick = os.sysconf("SC_CLK_TCK")
         used = []
         for stat in (f"/proc/self/task/{self.thread.native_id}/stat", f"/proc/{self.child.pid}/stat"):
             fields = Path(stat).read_text().rpartition(")")[2].split()
             used.append((int(fields[11]) + int(fields[12])) / tick)
-        return used[0], used[1]
+        return [time.perf_counter(), time.process_time(), *used]
 
     def finish(self) -> None:
         if not self.over:
-            self.at_end = self.cpu()
+            self.at_end = self.clocks()
         super().finish()
 
 
@@ -92,13 +90,12 @@ def measure(kind: str, steps: int, work: Path) -> list[str]:
     book.Tracker = Timed
     train.main()
     tracker, counted = Timed.last, steps - WARM_UP - 1
-    rows = read_table(out / "steps.tsv")[list(PARTS)].astype(float).sum(axis=1).tolist()[WARM_UP + 1 :]
-    step = 1e3 * statistics.mean(rows)
+    spent = zip(tracker.at_warm, tracker.at_end, strict=True)
+    step, cpu, thread, process = (1e3 * (b - a) / counted for a, b in spent)
     call = 1e3 * sum(tracker.calls) / counted
-    thread, process = (1e3 * (b - a) / counted for a, b in zip(tracker.at_warm, tracker.at_end, strict=True))
-    shares = [100 * x / step for x in (call, call + thread, call + thread + process)]
-    return [kind, str(counted), f"{step:.0f}", *(f"{x:.3f}" for x in (call, thread, process)),
-            *(f"{x:.2f}" for x in shares), str(tracker.dropped)]  # fmt: skip
+    figures = [f"{step:.0f}", f"{call:.3f}", f"{cpu:.0f}", f"{thread:.3f}", f"{process:.3f}"]
+    shares = [f"{100 * call / step:.3f}", f"{100 * (thread + process) / cpu:.3f}"]
+    return [kind, str(counted), *figures, *shares, str(tracker.dropped)]
 
 
 def main() -> None:
@@ -107,8 +104,8 @@ def main() -> None:
     versions = provenance()["packages"]
     lines = [
         f"# tiny, P 8 x G 8, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f}, "
-        f"torch {versions['torch']}; shares of a step in %: calls, with the thread, with its process",
-        "tracker\tsteps\tstep_ms\tcall_ms\tthread_ms\tprocess_ms\tcall\twith_th\twith_pr\tdropped",
+        f"torch {versions['torch']}; call: % of the step; cpu: % of the step's CPU time that thread and process take",
+        "tracker\tsteps\tstep_ms\tcall_ms\tcpu_ms\tthr_ms\tproc_ms\tcall_%\tcpu_%\tdropped",
     ]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRACKIO_DIR"] = f"{work}/trackio"
