@@ -16,9 +16,11 @@ import tyro
 
 from arms import ARMS
 from lib.errors import UserError
+from lib.isolation import usual_isolation
 
 Preset = Literal["tiny", "dev", "mid", "full"]
 ArmName = Literal[tuple(ARMS)]
+MOST_ROLLOUTS = 65536
 
 
 def at_least(low: float, default: Any, **bounds: float) -> Any:
@@ -177,6 +179,9 @@ class Config(ModelConfig):
     """Rows a forward and backward pass; 0: with shared prefixes no limit, else found by the worst case, at most 32."""
     logprob_chunk: int = at_least(0, 0)
     """Completion tokens a pass of the language-model head; 0: by the free memory, at most 1024."""
+    memory_share: float = above(0, 1.0, at_most=1)
+    """Share of the GPU that this run may plan for and take, where others run beside it: 1/K for K runs. 1: what is free
+    when it begins."""
     grad_checkpoint: bool = True
     """Recompute each layer in backward."""
 
@@ -185,8 +190,9 @@ class Config(ModelConfig):
     """Grading processes of a rank; 0: one a core, shared out among the ranks of a host."""
     grade_timeout: float = above(0, 1.0, at_most=3600)
     """Seconds of CPU or sleep to a graded program's first result; later ones may take 6 times, all 12 times that."""
-    isolation: Literal["bwrap", "rlimits"] = "bwrap"
-    """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused."""
+    isolation: Literal["bwrap", "rlimits"] = field(default_factory=usual_isolation)
+    """Sandbox of graded programs; rlimits is weaker, for where namespaces are refused. The variable ISOLATION sets it
+    for all commands."""
     checkpoint_every: int = at_least(1, 25)
     """Steps between checkpoints."""
     tripwires: Literal["stop", "warn", "off"] = "stop"
@@ -194,9 +200,13 @@ class Config(ModelConfig):
     gradient that is not finite never reaches AdamW: that step's update is skipped."""
     max_kl: float = 5.0
     """Tripwire: KL to the initial policy per token that a run may not stay above."""
+    rate: float = at_least(0.0, 0.0)
+    """US dollars an hour, for the money that the run has cost at its end; 0: none is told."""
     then: str = ""
     """A shell command for when the run has ended, well or not, but not when a signal stopped it: stop the machine, send
     a mail. It finds the exit status in STATUS and the run directory in OUT."""
+    track: Literal["off", "trackio", "wandb", "tensorboard"] = "off"
+    """Tracker that is told of the run beside its files (record/track.py); `just dashboard` opens it."""
     show: str = ""
     """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)
@@ -313,6 +323,8 @@ def check_run(cfg: Config) -> None:
         raise UserError(f"--label {cfg.label} is a name, not a path: pass --out for another place")
     if cfg.problems == "organism" and cfg.eval_file:
         raise UserError("--eval-file goes with --problems PATH; the organism's problems have their own held-out split")
+    if cfg.prompts * cfg.group > MOST_ROLLOUTS:
+        raise UserError(f"--prompts {cfg.prompts} x --group {cfg.group} is more than {MOST_ROLLOUTS} rollouts a step")
     arm = ARMS[cfg.arm]
     if cfg.refresh_every and (arm.removes == "none" or arm.v == "random"):
         raise UserError(f"--refresh-every extracts hack directions, which arm {cfg.arm} does not use: leave it 0")

@@ -14,6 +14,8 @@ for all modules, by kind of module and by third of the depth. Written: diagnose.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import re
 from dataclasses import dataclass, field

@@ -14,6 +14,8 @@ Only pairs outside the held-out split are used. The artifact is a safetensors fi
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import datetime
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,7 +8,7 @@ py := ".venv/bin/python"
 # what to run first, and the recipes
 default:
     @echo "First: just doctor (what this machine lacks), then just probe (the whole experiment on a small organism, no GPU, minutes)."
-    @echo "On a GPU: just full-probe full --seed 41. Where a container refuses namespaces, add --isolation rlimits to any recipe."
+    @echo "On a GPU: just full-probe full --seed 41. Where a container refuses namespaces: export ISOLATION=rlimits, or --isolation rlimits after any recipe."
     @echo
     @just --list --unsorted
 
@@ -21,6 +21,11 @@ doctor *ARGS: setup
 [no-exit-message]
 watch *ARGS: setup
     {{py}} -m tools.watch "$@"
+
+# trackio (or tensorboard) on the runs of --track: just dashboard outputs/dev
+[no-exit-message]
+dashboard *ARGS: setup
+    {{py}} -m tools.dashboard "$@"
 
 # create .venv from the committed lock (with the GPU extras where nvidia-smi lists one)
 setup:
@@ -122,10 +127,12 @@ probe *ARGS: setup
     echo "probe: report in $out/probe/report.md, runs in $out/, one seed; \`just organism-study\` runs five"
 
 # branches of a vanilla run: just branch outputs/tiny/vanilla_s0 --at takeoff --arms vanilla projected random-v
+[no-exit-message]
 branch *ARGS: setup
     {{py}} branch.py "$@"
 
 # AUROC of directions at a branch point, without training: just diagnose outputs/tiny/vanilla_s0 --at takeoff
+[no-exit-message]
 diagnose *ARGS: setup
     {{py}} diagnose_vhack.py "$@"
 
@@ -178,12 +185,13 @@ tune PRESET *ARGS: setup
 export *ARGS: setup
     {{py}} -m tools.export "$@"
 
-# pictures of the page for docs/screens, with Debian's chromium and chromium-driver: just screens --kinds page
+# what a researcher sees, into docs/screens; the page needs Debian's chromium and chromium-driver: just screens --kinds page
 [no-exit-message]
 screens *ARGS: setup
     {{py}} -m tools.screens "$@"
 
 # base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
+[no-exit-message]
 base-rates PRESET *ARGS: setup
     {{py}} -m tools.base_rates --preset "$@"
 

@@ -16,6 +16,8 @@ last two parts of their path. Only the commands in appendix.md repeat the paths 
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import glob
 import os
 import shutil
@@ -105,10 +107,14 @@ def run_folders(cfg: ReportConfig) -> list[Path]:
 def laid_out(out: Path) -> Iterator[Path]:
     """A folder whose files move into `out` when all of them are there, so that a full disk costs no older report."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
-        yield Path(work)
-        for path in Path(work).iterdir():
-            os.replace(path, out / path.name)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
+            yield Path(work)
+            for path in Path(work).iterdir():
+                os.replace(path, out / path.name)
+    finally:
+        if not any(out.iterdir()):  # it came to nothing
+            out.rmdir()
 
 
 def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:

@@ -12,6 +12,8 @@ Departures from ariahw/rl-rewardhacking, RewardHackingEvaluation: docs/method.md
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from grading.candidate import Candidate
 from grading.pool import Pool
 from grading.program import extract_program
 from lib.errors import run_main
+from lib.isolation import usual_isolation
 from problems import EVALUATOR, Problem
 
 
@@ -262,12 +265,12 @@ def matrix(grader: Grader) -> tuple[str, int]:
     return "\n".join(rows), off
 
 
-def main(isolation: str = "bwrap") -> int:
+def main(isolation: str = "") -> int:
     """Print the matrix of synthetic rollouts; exit 1 if a cell is off (shown as got!wanted).
 
-    isolation: bwrap, or rlimits where the kernel refuses namespaces.
+    isolation: bwrap, or rlimits where the kernel refuses namespaces; empty: of the variable ISOLATION, else bwrap.
     """
-    with Grader(timeout_s=1.0, isolation=isolation) as grader:
+    with Grader(timeout_s=1.0, isolation=isolation or usual_isolation()) as grader:
         table, off = matrix(grader)
     print(table)
     print(f"\n{'all cells as they should be' if not off else f'{off} cells are off'}, isolation {grader.isolation}")

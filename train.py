@@ -13,6 +13,8 @@ T tokens, d residual width, r singular axis of a module (the length of its delta
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import dataclasses
 import math
 import time
@@ -36,7 +38,7 @@ from project import AppliedUpdate, applied_update, project_grads, project_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
-from record.inputs import call_at_end, check_pairs
+from record.inputs import call_at_end, check_inputs
 from record.provenance import provenance
 from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
@@ -101,8 +103,8 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     samples = max(cfg.eval_samples, cfg.final_samples)
     evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
-    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
-    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype, cfg.memory_share)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device, cfg.memory_share)
     if cfg.micro_batch or (run.share and cfg.micro_tokens):
         return
     sampled = min(sampler.max_batch or rows, max(rows, evaluated))
@@ -123,6 +125,7 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
         delta=run.adapter.delta(),
         device=device,
         case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
+        share=cfg.memory_share,
     )
     setattr(cfg, "micro_tokens" if run.share else "micro_batch", found)
     model.eval()
@@ -258,7 +261,7 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     check(cfg)
-    check_pairs(cfg)
+    check_inputs(cfg)
     call_at_end(cfg.then, cfg.run_path())
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     ranks = join(device, cfg.prompts)

@@ -15,6 +15,8 @@ nothing (docs/RESEARCH_JOURNAL.md).
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device
 from pairs import load_pairs
 from project import null_abs_cos, random_directions
+from record.inputs import missing_v_hack
 from report.figures import save_heldout
 from report.heldout import DEBUG_STEPS, HeldOutTable, heldout_line
 from report.statistics import unimodality_p
@@ -136,13 +139,15 @@ def main() -> int:
     path = cfg.v_hack_path()
     folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
     refuse_unwritable(folder)
+    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
+    if not held_out:
+        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
+    if not path.exists():
+        raise UserError(missing_v_hack(cfg))
 
     # The direction, and the pairs that it has not seen.
     model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
     v_hack, metadata = load_v_hack(path, adapter, cfg)
-    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
-    if not held_out:
-        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
 
     # Measure, write, print.
     result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lib.interrupt import is_interrupt
+
 import os
 import sys
 import threading
@@ -125,15 +127,6 @@ def use_hub_cache() -> None:
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
-
-
-def is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is at the bottom of an error."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def local_model(name: str) -> Path | None:

@@ -38,6 +38,7 @@ from record.columns import STEP_COLUMNS
 from record.folder import RunDir
 from record.kept import RolloutBudget
 from record.stream import Stream, final_line
+from record.track import Tracker
 from record.tripwires import Trip, Watch
 
 MEANS = ("cos", "fired", "gnorm", "cos_up")
@@ -52,6 +53,8 @@ class Carried:
     """MEANS of every step since the last evaluation."""
     seconds: float = 0.0
     """Run time so far, over all of its processes."""
+    tokens: int = 0
+    """Tokens sampled in training so far."""
     eval: dict | None = None
     """The last evaluation's row."""
     watch: dict = field(default_factory=dict)
@@ -95,7 +98,7 @@ class Book:
         if found is None and self.cfg.branch_from:
             point = takeoff.load_branch_point(Path(self.cfg.branch_from))
             self._restore(point.tensors, point.adam_step, optimiser, v_hack)
-            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0, "kept": {}})
+            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0, "tokens": 0, "kept": {}})
             self.fresh_branch = True
             logger.info(f"branching from {self.cfg.branch_from} ({point.rule}) at step {self.first}")
         self.watch = Watch(self.cfg.max_kl, self.carried.watch)
@@ -106,6 +109,7 @@ class Book:
         self.stream = Stream(STEP_COLUMNS, self.cfg.show)
         if self.folder.writes:
             self.stream.begin()
+        self.tracker = Tracker(self.cfg.track if self.folder.writes else "off", self.folder.path, self.first)
         self.bar = tqdm(
             total=self.cfg.steps,
             initial=self.first,
@@ -127,6 +131,7 @@ class Book:
         for stratum in strata:
             self.folder.strata.write(stratum)
         self._keep(self.budget.of_evaluation(records))
+        self.tracker.evaluation(row, strata, records)
         self.carried.since, self.carried.eval = [], row
         if self.folder.writes:
             self.stream.evaluation(row)
@@ -145,7 +150,7 @@ class Book:
         if stopped:
             why = ", the last before a row in doubt (tripwires.py)" if self.due else ""
             kept = self.folder.checkpoint_step() or 0
-            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}")
+            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}; {self._spent()}")
             sys.exit(128 + stopped)
 
     def step(self, row: dict, measured, batch, optimiser: torch.optim.AdamW) -> None:
@@ -158,6 +163,7 @@ class Book:
         left = self.cfg.steps - step - 1
         written = row | {"eta": eta(self.started, step + 1 - self.first, left)}
         self.folder.steps.write(written)
+        self.tracker.step(written)
         if self.folder.writes:
             self.stream.row(written)
         per_module = torch.full((3, len(self.delta)), math.nan)
@@ -168,14 +174,19 @@ class Book:
         if trip := self.watch.step(row, norms):
             self._tripped(trip, row, batch.records(step), norms)
         if self.folder.writes:
-            self._keep(self.budget.of_step(step, batch.records(step)))
+            records = batch.records(step)
+            self._keep(self.budget.of_step(step, records))
+            if step % self.cfg.eval_every == 0:
+                self.tracker.rollouts(step, records)
         self.carried.since.append({k: row.get(k, math.nan) for k in MEANS})
+        self.carried.tokens += sum(map(len, batch.completions))
         self._keep_branch_points(row, optimiser)
         self.bar.update()
 
     def finish(self) -> None:
         """Write summary.json: the run is complete."""
         self.bar.close()
+        self.tracker.finish()
         if not self.folder.writes:
             return
         cfg = self.cfg
@@ -190,9 +201,11 @@ class Book:
                 "final": self.carried.eval,
                 "branch_points": self.carried.branch_points,
                 "seconds": round(self.carried.seconds, 1),
+                "tokens": self.carried.tokens,
                 "peak_gib": round(peak_gib(self.device), 2),
             },
         )
+        logger.info(self._spent())
         print(final_line(self.carried.eval, cfg.steps, str(self.folder.path)), flush=True)
 
     # --- what they are made of
@@ -200,6 +213,13 @@ class Book:
     def _keep(self, records: list[dict]) -> None:
         """Add rollouts to the run's files, each prompt once."""
         self.budget.prompts(self.folder.add_rollouts(records))
+
+    def _spent(self) -> str:
+        """Time and, where --rate names a price, money of the run so far; tokens sampled in training a second of it."""
+        seconds, rate = self.carried.seconds, self.cfg.rate
+        money = f", {seconds / 3600 * rate:.2f} USD at {rate:g} an hour" if rate else ""
+        each = f"{self.carried.tokens / max(seconds, 1e-9):,.0f} sampled tokens a second, evaluations included"
+        return f"{seconds / 3600:.2f} h so far{money}; {each}"
 
     @torch.no_grad()
     def _restore(self, tensors: dict[str, Tensor], adam_step: int, optimiser, v_hack: dict[str, Tensor] | None) -> None:

@@ -31,11 +31,13 @@ RESUMABLE = {
     "show",
     "then",
     "memory_share",
+    "track",
+    "rate",
 }
 # Fields of config.json that say how a run was made, and not what it is.
 PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
 
-DEFAULTS = dataclasses.asdict(Config())
+DEFAULTS = dataclasses.asdict(Config(isolation="bwrap"))  # not what the environment says today
 
 
 def differing(before: dict, config: dict) -> list[str]:

@@ -26,6 +26,12 @@ def fitting(records: list[dict], allowance: float) -> list[dict]:
     k = n if sum(map(cost, records)) <= allowance else max(0, math.floor(allowance * n / sum(map(cost, records))))
     while k and sum(cost(records[i * n // k]) for i in range(k)) > allowance:
         k -= 1
+    return evenly(records, k)
+
+
+def evenly(records: list[dict], most: int) -> list[dict]:
+    """At most `most` of the records, evenly spread."""
+    n, k = len(records), min(len(records), most)
     return [records[i * n // k] for i in range(k)]
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+from lib.recipes import as_recipe
 from report.activity import ACTIVE_COS, ACTIVE_FIRED, CHANCE_FIRED, activity, projects
 from report.drawing import figure
 from report.figures import SMOOTH
@@ -212,7 +213,7 @@ def report_command(given: tuple[str, ...], out: Path | None, include_incomplete:
     """The command that made the report; paths below the working directory are relative to it."""
     flags = ["--out", shown_path(str(out))] if out else []
     flags += ["--include-incomplete"] if include_incomplete else []
-    return shlex.join(["python", "plot_pareto.py", *(shown_path(p) for p in given), *flags])
+    return shlex.join(as_recipe("plot_pareto.py", [*(shown_path(p) for p in given), *flags]))
 
 
 def training_commands(used: list[RunRecord]) -> list[str]:
@@ -221,21 +222,18 @@ def training_commands(used: list[RunRecord]) -> list[str]:
     for run in used:
         argv = run.config.get("argv")
         if isinstance(argv, list) and argv:
-            words = ["python", Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])]
+            script, *flags = Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])
         else:
-            words = ["python", "train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)]
-        if "--seed" in words[:-1]:
-            words[words.index("--seed") + 1] = "$SEED"
+            script, *flags = "train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)
+        if "--seed" in flags[:-1]:
+            flags[flags.index("--seed") + 1] = "$SEED"
+        words = as_recipe(script, flags, run.config.get("world") or 1)
         command = " ".join(w if w == "$SEED" else shlex.quote(w) for w in words)
         seeds.setdefault(command, []).append(run.seed)
     return [f"{command}  # seed {' '.join(map(str, of))}" for command, of in seeds.items()]
 
 
 def shown_path(text: str) -> str:
-    """A path for the report: relative to the working directory where it lies below, else its last two parts."""
+    """A path for the report, such that the command can be run again: relative where it lies below here, else whole."""
     path = Path(text)
-    if not path.is_absolute():
-        return text
-    if path.is_relative_to(Path.cwd()):
-        return path.relative_to(Path.cwd()).as_posix()
-    return "/".join(path.parts[-2:])
+    return path.relative_to(Path.cwd()).as_posix() if path.is_absolute() and path.is_relative_to(Path.cwd()) else text

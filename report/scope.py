@@ -32,9 +32,9 @@ WEIGHTS = {
 
 # Fields of config.json that say where and how a run was computed, and do not change what is computed.
 MACHINE_FIELDS = {"argv", "checkpoint_every", "collapse", "device", "engine", "fresh", "git_commit", "git_diff_sha",
-                  "hardware", "isolation", "logprob_chunk", "max_kl", "micro_batch", "out", "packages",
-                  "rollouts_mb", "sample_rollouts", "sandbox", "svd_cache", "threads", "tripwires", "workers",
-                  "world"}  # fmt: skip
+                  "hardware", "isolation", "logprob_chunk", "max_kl", "memory_share", "micro_batch", "out",
+                  "packages", "rollouts_mb", "sample_rollouts", "sandbox", "show", "svd_cache", "then", "threads",
+                  "track", "tripwires", "workers", "world"}  # fmt: skip
 
 # Fields in which arms differ by their nature: the name, the seed, and the artifact that follows from both.
 ARM_FIELDS = {"arm", "seed", "label", "v_hack", "v_hack_sha256"}

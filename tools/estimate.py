@@ -16,6 +16,8 @@ and grades n_eval x eval_samples completions in two modes at a step's speed.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import json
 import math
 from dataclasses import dataclass
@@ -41,8 +43,6 @@ BENCH_PROMPT = 512
 class EstimateConfig(Config):
     """A run as train.py takes it, and what to rest the estimate on."""
 
-    rate: float = 0.0
-    """US dollars an hour; 0: no price."""
     run: str = ""
     """Run directory whose steps.tsv is the measurement."""
     bench: str = str(REPO / "bench/step.tsv")

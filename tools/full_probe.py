@@ -14,6 +14,8 @@ What is finished is not run again, so the same command goes on where it stopped.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import os
 import signal
 import subprocess
@@ -32,7 +34,7 @@ from tools.sweep.task import flag_name, model_flags
 # By the exit status of rewards.py.
 GRADER = {
     1: "the grader's own matrix failed, so no rate could be trusted",
-    2: "the grader could not be started (the line above says why); --isolation rlimits takes the weaker sandbox",
+    2: "the sandbox was refused, so nothing was graded (the line above says why); --isolation rlimits is weaker",
 }
 
 # The preregistered steps where extraction or its check fails.

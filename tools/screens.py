@@ -19,6 +19,7 @@ from lib.files import REPO
 from report.page import write_page
 from report.runs import load_runs
 from tools.browser import Browser
+from tools.terminal_screens import terminal_screens
 
 # The study whose report and rollouts are pictured.
 STUDY = REPO / "docs/results/organism"
@@ -27,12 +28,12 @@ HACK = "arm=vanilla&split=eval&step=100&grade=hack"
 
 @dataclass
 class ScreensConfig:
-    """Which pictures, and where to."""
+    """Which screens, and where to."""
 
     kinds: tuple[str, ...] = ()
     """Of KINDS; none: all."""
     out: Path = REPO / "docs/screens"
-    """Folder of the pictures."""
+    """Their folder."""
 
 
 def page_screens(out: Path) -> None:
@@ -84,7 +85,7 @@ def small_png(path: Path, colours: int = 128) -> None:
         image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-KINDS = {"page": page_screens}
+KINDS = {"page": page_screens, "terminal": terminal_screens}
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ flags of train.py follow.
 
 from __future__ import annotations
 
+import lib.interrupt  # noqa: F401 (on top)
+
 import math
 import sys
 from dataclasses import dataclass, field

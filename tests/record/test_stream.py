@@ -12,7 +12,7 @@ import pytest
 from record.columns import STEP_COLUMNS
 from record.stream import IMPORTANT, Stream
 
-terminal = pytest.importorskip("terminal", reason="pyte is a development dependency: `just setup`")
+terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
 
 REPO = Path(__file__).resolve().parents[2]
 NAMES = {c.name for c in STEP_COLUMNS} | {"sec"}
