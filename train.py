@@ -26,7 +26,7 @@ from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores
 from grading.asserts import check_gradable
-from grpo import clipped_objective, completion_logprobs, k3
+from grpo import clipped_objective, completion_logprobs, k3, left_clip
 from lib.distributed import join, reports_once
 from lib.errors import run_main
 from lib.memory import MOST_ROWS, MOST_TOKENS, decode_rows, fit_micro_batch, logprob_chunk, peak_gib
@@ -43,15 +43,15 @@ from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
 
-def backward(run: Run, batch: Batch) -> tuple[float, float]:
+def backward(run: Run, batch: Batch) -> tuple[float, float, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0)."""
+    ranks; (loss, mean k3, nan where beta is 0; share of tokens whose ratio left the clip, nan without a row)."""
     cfg, model, ranks = run.cfg, run.model, run.ranks
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     prompts, completions = [batch.prompts[b] for b in live], [batch.completions[b] for b in live]
     advantages = batch.advantages_P_G.flatten()
-    sums = torch.zeros(3, dtype=torch.float64, device=run.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=run.device)
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for rows in run.passes.split(prompts, completions, ranks.rank, ranks.world):
         sums += backward_rows(
@@ -62,9 +62,10 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
             advantages=[advantages[live[i]] for i in rows],
         )
     model.eval()
-    loss, kl, tokens = ranks.sum(*sums.tolist())
+    loss, kl, clipped, tokens = ranks.sum(*sums.tolist())
     ranks.sum_gradients(run.adapter.delta().values())
-    return loss, kl / tokens if cfg.beta > 0 and tokens else math.nan
+    tokens = tokens or math.nan
+    return loss, kl / tokens if cfg.beta > 0 else math.nan, clipped / tokens
 
 
 def backward_rows(
@@ -74,7 +75,7 @@ def backward_rows(
     old_logprobs: list[Tensor],
     advantages: list[Tensor],
 ) -> Tensor:
-    """Add the gradient of one micro-batch to delta_S.grad; [its share of the loss, sum of k3, tokens] on the device."""
+    """Add one micro-batch's gradient to delta_S.grad; [its loss, sum of k3, clipped tokens, tokens] on the device."""
     cfg, model = run.cfg, run.model
     packed = run.passes.pack(prompts, completions)
     old = torch.cat(old_logprobs).to(run.device)
@@ -91,7 +92,8 @@ def backward_rows(
         loss = loss + cfg.beta * kl
     loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
     loss.backward()
-    return torch.stack([loss.detach(), kl.detach().sum(), torch.full_like(loss, len(logp))])
+    clipped = left_clip(logp.detach(), old, cfg.clip).sum()
+    return torch.stack([loss.detach(), kl.detach().sum(), clipped, torch.full_like(loss, len(logp))])
 
 
 def fit_to_memory(run: Run, held_out: HeldOut) -> None:
@@ -185,7 +187,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
             # Backward: grad(delta_S) of the clipped objective and the KL, over micro-batches and ranks.
             optimiser.zero_grad(set_to_none=True)
-            row["loss"], row["kl"] = backward(run, batch)
+            row["loss"], row["kl"], row["clipfr"] = backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
             if arm.v == "live":
