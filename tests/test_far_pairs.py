@@ -1,4 +1,4 @@
-"""`default-far`, the pairs without any run_tests(), as an arm on LeetCode's form: extraction, its check, a short run."""
+"""`default-far`, pairs without any run_tests(), as an arm on problems of LeetCode's form."""
 
 import json
 import sys
