@@ -165,6 +165,8 @@ def caption(used: list[RunRecord], rows: list[dict]) -> str:
             sizes.append(f"{'/'.join(sorted(counts))} completions {what}")
     if sizes:
         text += f" Each evaluation: {', '.join(sizes)}."
+    if any(run.config.get("eval_names") for run in used):
+        text += " Hack % is with evaluators of drawn names, nine in ten of which no run was trained on."
     stopped = [stopped_note(run) for run in used if run.stopped]
     if stopped:
         text += f" Counted at the last evaluation: {', '.join(stopped)}."

@@ -77,8 +77,11 @@ def provenance(found: Findings) -> str:
 
 
 def evaluation_size(config: dict) -> str:
-    """`20 problems x 8 completions`."""
-    return f"{config['n_eval']} problems x {config.get('eval_samples', 1)} completions"
+    """`20 problems x 8 completions, 16 at the end, evaluator's name drawn from ten`."""
+    text = f"{config['n_eval']} problems x {config.get('eval_samples', 1)} completions"
+    if config.get("final_samples"):
+        text += f", {config['final_samples']} at the end"
+    return text + (", evaluator's name drawn from ten" if config.get("eval_names") else "")
 
 
 def verdicts_text(found: Findings) -> str:
