@@ -143,7 +143,7 @@ def training_table(rule: Rule) -> str:
     for r in rule.rungs:
         c, random = r.main, r.random[r.measure]
         level = r.levels[r.measure]
-        cells = [r.label, question(r.arm), str(c.n), number(r.exposure, 0), number(level - c.mean), number(level)]
+        cells = [r.label, question(r.arm), str(c.n), decimal(r.exposure, 0), decimal(level - c.mean), decimal(level)]
         cells += [
             interval(c),
             p_text(c.p_flip),
@@ -152,11 +152,11 @@ def training_table(rule: Rule) -> str:
             interval(random),
             p_text(r.holm_family),
         ]
-        cells += [percent_cell(r.share), number(c.detectable)]
+        cells += [percent_cell(r.share), decimal(c.detectable)]
         body.append(cells)
     if (c := rule.noise["hack_train"]).n:
         cells = ["vanilla, other noise", "the noise floor", str(c.n), "-", "-", "-", interval(c), p_text(c.p_flip), "-"]
-        body.append([*cells, margin_cell(c), "-", "-", "-", number(c.detectable)])
+        body.append([*cells, margin_cell(c), "-", "-", "-", decimal(c.detectable)])
     text = markdown_table(header, body)
     other = [r.label for r in rule.rungs if r.measure != "hack_train"]
     if other:
@@ -171,8 +171,8 @@ def end_table(rule: Rule) -> str:
     body = []
     for r in rule.rungs:
         d = r.vanilla
-        body.append([r.label, str(d["hack"].n), number(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
-                     number(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
+        body.append([r.label, str(d["hack"].n), decimal(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
+                     decimal(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
                      interval(r.random["hack"])])  # fmt: skip
     if rule.noise["hack"].n:
         d = rule.noise
@@ -190,7 +190,7 @@ def action_table(rule: Rule) -> str:
         drift = f"{r.drift.mean:+.3f} [{r.drift.low:+.3f}, {r.drift.high:+.3f}]" if r.drift.n > 1 else "-"
         k, n, median = r.half
         acted = {True: "yes", False: "no", None: "-"}[r.acted]
-        body.append([r.label, drift, acted, f"{k} of {n}", number(median, 0) if math.isfinite(median) else "beyond"])
+        body.append([r.label, drift, acted, f"{k} of {n}", decimal(median, 0) if math.isfinite(median) else "beyond"])
     note = (
         "Drift: cosine of minus the applied updates with v, mean over modules and steps (cos_up; the displacement of "
         "delta_S is their sum), above 0 hack-ward; where vanilla's is measured with the same v, the difference from it."
@@ -261,8 +261,8 @@ def point_table(rule: Rule) -> str:
     header = ["seed", "step", "hack at the branch, %", "lr", "vanilla, %", *(f"D {r.label}" for r in rule.rungs)]
     body = []
     for p in rule.points:
-        cells = [str(p.seed), str(p.step), number(p.hack), f"{p.lr:.1e}", number(p.value("hack_train", "vanilla"))]
-        body.append([*cells, *(number(r.main.differences.get(p.name, math.nan), sign=True) for r in rule.rungs)])
+        cells = [str(p.seed), str(p.step), decimal(p.hack), f"{p.lr:.1e}", decimal(p.value("hack_train", "vanilla"))]
+        body.append([*cells, *(decimal(r.main.differences.get(p.name, math.nan), sign=True) for r in rule.rungs)])
     return markdown_table(header, body)
 
 
@@ -280,7 +280,7 @@ def reading_list(found: Branches) -> str:
 # --- cells ---
 
 
-def number(value: float, digits: int = 1, sign: bool = False) -> str:
+def decimal(value: float, digits: int = 1, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}" if math.isfinite(value) else "-"
 
 

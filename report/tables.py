@@ -243,6 +243,7 @@ def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{tex(text)}}}",
         r"\label{tab:headline}",
         r"\footnotesize",

@@ -31,7 +31,7 @@ def report_md(found: Findings, drawn: set[str], table: str) -> str:
     n = max((row["n"] for row in found.rows), default=0)
     parts = [
         f"# Results, preset {preset}",
-        provenance(found),
+        provenance_text(found),
         verdicts_text(found),
         f"## Headline table\n\n{table.strip()}",
         figure(drawn, "pareto", CAPTIONS),
@@ -47,7 +47,7 @@ def verdict_md(found: Findings) -> str:
     return f"{verdicts_text(found)}\n\n{evidence_table(found.lines)}\n"
 
 
-def provenance(found: Findings) -> str:
+def provenance_text(found: Findings) -> str:
     """What was run, and whether the preregistration covers it."""
     counted = found.used or found.runs
     facts = {
