@@ -219,6 +219,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
 
 def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
     """One run on the stage, begun or resumed; returns its folder. branch: what its config.json says of a parent."""
+    # Direction, held-out prompts, the run.
     v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
     stage.ranks.copy_from_first((v_hack or {}).values())
     held_out = stage.held_out(cfg.eval_names)
@@ -238,6 +239,8 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
     fit_to_memory(run, held_out)
+
+    # Its folder, with everything that made it.
     config = {
         **dataclasses.asdict(cfg),
         "sandbox": stage.grader.isolation,
