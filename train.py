@@ -43,9 +43,9 @@ from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
 
-def backward(run: Run, batch: Batch) -> tuple[float, float, float]:
+def backward(run: Run, batch: Batch) -> dict[str, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0; share of tokens whose ratio left the clip, nan without a row)."""
+    ranks. Columns: loss; kl, mean k3, nan where beta is 0; clipfr, share of tokens whose ratio left the clip."""
     cfg, model, ranks = run.cfg, run.model, run.ranks
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
@@ -65,7 +65,7 @@ def backward(run: Run, batch: Batch) -> tuple[float, float, float]:
     loss, kl, clipped, tokens = ranks.sum(*sums.tolist())
     ranks.sum_gradients(run.adapter.delta().values())
     tokens = tokens or math.nan
-    return loss, kl / tokens if cfg.beta > 0 else math.nan, clipped / tokens
+    return {"loss": loss, "kl": kl / tokens if cfg.beta > 0 else math.nan, "clipfr": clipped / tokens}
 
 
 def backward_rows(
@@ -156,8 +156,8 @@ def set_learning_rate(optimiser: torch.optim.AdamW, lr: float) -> None:
         group["lr"] = lr
 
 
-def train(run: Run, book: Book, held_out: HeldOut) -> None:
-    """The loop: evaluate now and then; sample, grade, backward, project, step."""
+def begin_or_resume(run: Run, book: Book) -> tuple[torch.optim.AdamW, int]:
+    """AdamW over delta_S and the first step: of a new run, of a branch with its moment treated, or of a checkpoint."""
     cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
     betas = (cfg.beta1, cfg.beta2)
     optimiser = torch.optim.AdamW(delta.values(), lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay)
@@ -169,7 +169,13 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     if book.fresh_branch:
         moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items() if p in optimiser.state}
         treat_moment(moments, cfg.moment, run.v_hack, arm.removes)
+    return optimiser, first
 
+
+def train(run: Run, book: Book, held_out: HeldOut) -> None:
+    """The loop: evaluate now and then; sample, grade, backward, project, step."""
+    cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
+    optimiser, first = begin_or_resume(run, book)
     for step in range(first, cfg.steps + 1):
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
@@ -187,7 +193,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
             # Backward: grad(delta_S) of the clipped objective and the KL, over micro-batches and ranks.
             optimiser.zero_grad(set_to_none=True)
-            row["loss"], row["kl"], row["clipfr"] = backward(run, batch)
+            row |= backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
             if arm.v == "live":
