@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from arms import Arm, arm_flags, arm_of, table_order, why
 
 # In order; the number of a section is its place here.
@@ -63,5 +65,6 @@ def known_flags(label: str) -> list[str]:
 
 
 def rung_order(label: str) -> tuple:
-    """Sort key of the ladder: its section, then as in every table."""
-    return section(label), *table_order(label)
+    """Sort key of the ladder: its section, its arm, the fewest flags first, numbers by size."""
+    by_number = re.sub(r"\d+", lambda digits: digits[0].zfill(3), label)
+    return section(label), table_order(label)[0], len(known_flags(label)), by_number

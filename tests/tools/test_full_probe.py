@@ -23,7 +23,7 @@ SMALL = ["--steps", "2", "--prompts", "2", "--group", "4", "--n-eval", "4", "--e
 def probe(folder: Path, *words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tools.full_probe", *words, "--svd-cache", str(folder / "svd")]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, env=environment)
 
 
 def finished(folder: Path, hack: float) -> Path:
