@@ -22,6 +22,13 @@ Preset = Literal["tiny", "dev", "mid", "full"]
 ArmName = Literal[tuple(ARMS)]
 MOST_ROLLOUTS = 65536
 
+# Fields that may differ between a run and its resumption, or between two runs that are compared.
+RESUMABLE = {"device", "threads", "workers", "fresh", "out", "svd_cache", "checkpoint_every", "sample_rollouts",
+             "share_prefix", "micro_tokens", "micro_batch", "logprob_chunk", "engine", "tripwires", "max_kl", "show",
+             "then", "memory_share", "track", "rate", "rollouts_mb"}  # fmt: skip
+# What config.json says beside the flags: how a run was made, and not what it is.
+PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
+
 
 def at_least(low: float, default: Any, **bounds: float) -> Any:
     """A field whose values are >= low; further bounds: at_most, below."""

@@ -170,7 +170,7 @@ sweep-status *ARGS: setup
 queue-full *ARGS: setup
     {{py}} -m tools.sweep --preset full --study preregistered --submit pueue "$@"
 
-# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole), once the ten are worth it
+# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole, pairs without run_tests()), once the ten are worth it
 [no-exit-message]
 queue-controls *ARGS: setup
     {{py}} -m tools.sweep --preset full --study controls --submit pueue "$@"

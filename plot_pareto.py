@@ -35,8 +35,9 @@ from lib.errors import ReportError, run_main
 from report.appendix import appendix_md, report_command
 from report.branch_claims import finding
 from report.branch_figures import plot_branches, plot_ladder
+from report.branch_json import branches_json
 from report.branch_runs import folder_of, is_branch, of_branches, read_branches
-from report.branch_text import branches_json, report_text
+from report.branch_text import report_text
 from report.branches import decide_branches
 from report.drawing import RC
 from report.figures import plot_cosine, plot_flavours, plot_heldout

@@ -115,18 +115,22 @@ class Batch:
 
 def make_batch(run: Run, step: int) -> Batch:
     """Sample, grade and score the step's P x G completions."""
+    # Sample and grade.
     cfg, prompts = run.cfg, run.prompts
     picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
     stream = ("noise", cfg.noise) if cfg.noise else ()
     seeds = [row_seed("train", cfg.seed, step, j, *stream) for j in range(len(picked))]
     completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
+
+    # Rewards as graded, and as Rebound pays them.
     rewards_P_G = torch.tensor(group_rewards(grades, cfg.group, run.write_access)).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
         B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
         shaped = run.rebound.pay(run.model, rows[B], completions[B], rewards_P_G[P])
         shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
+
     # Screening, of the ladder: what becomes of flagged rollouts.
     arm, kept_P_G = ARMS[cfg.arm], torch.ones_like(shaped_P_G, dtype=torch.bool)
     if arm.screen in ("leave-out", "no-pay"):
@@ -136,6 +140,8 @@ def make_batch(run: Run, step: int) -> Batch:
             shaped_P_G = torch.where(flagged_P_G, torch.minimum(unpaid, shaped_P_G), shaped_P_G)
         else:
             kept_P_G = ~flagged_P_G
+
+    # Advantages; the gate praises no rollout that scores hack-ward.
     advantages_P_G, live_P = group_advantages(
         shaped_P_G, cfg.advantage == "classic", kept_P_G=None if kept_P_G.all() else kept_P_G
     )

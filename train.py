@@ -28,7 +28,7 @@ from arms import ARMS
 from config import Config, check, parse
 from directions import begin, directions_for, live_direction, row_gradients, scores
 from grading.asserts import check_gradable
-from grpo import clipped_objective, completion_logprobs, k3
+from grpo import clipped_objective, completion_logprobs, k3, left_clip
 from lib.distributed import join, reports_once
 from lib.errors import run_main
 from lib.memory import MOST_ROWS, MOST_TOKENS, decode_rows, fit_micro_batch, logprob_chunk, peak_gib
@@ -45,15 +45,15 @@ from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
 
-def backward(run: Run, batch: Batch) -> tuple[float, float]:
+def backward(run: Run, batch: Batch) -> dict[str, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0)."""
+    ranks. Columns: loss; kl, mean k3, nan where beta is 0; clipfr, share of tokens whose ratio left the clip."""
     cfg, model, ranks = run.cfg, run.model, run.ranks
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     prompts, completions = [batch.prompts[b] for b in live], [batch.completions[b] for b in live]
     advantages = batch.advantages_P_G.flatten()
-    sums = torch.zeros(3, dtype=torch.float64, device=run.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=run.device)
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for rows in run.passes.split(prompts, completions, ranks.rank, ranks.world):
         sums += backward_rows(
@@ -64,9 +64,10 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
             advantages=[advantages[live[i]] for i in rows],
         )
     model.eval()
-    loss, kl, tokens = ranks.sum(*sums.tolist())
+    loss, kl, clipped, tokens = ranks.sum(*sums.tolist())
     ranks.sum_gradients(run.adapter.delta().values())
-    return loss, kl / tokens if cfg.beta > 0 and tokens else math.nan
+    tokens = tokens or math.nan
+    return {"loss": loss, "kl": kl / tokens if cfg.beta > 0 else math.nan, "clipfr": clipped / tokens}
 
 
 def backward_rows(
@@ -76,7 +77,7 @@ def backward_rows(
     old_logprobs: list[Tensor],
     advantages: list[Tensor],
 ) -> Tensor:
-    """Add the gradient of one micro-batch to delta_S.grad; [its share of the loss, sum of k3, tokens] on the device."""
+    """Add one micro-batch's gradient to delta_S.grad; [its loss, sum of k3, clipped tokens, tokens] on the device."""
     cfg, model = run.cfg, run.model
     packed = run.passes.pack(prompts, completions)
     old = torch.cat(old_logprobs).to(run.device)
@@ -93,7 +94,8 @@ def backward_rows(
         loss = loss + cfg.beta * kl
     loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
     loss.backward()
-    return torch.stack([loss.detach(), kl.detach().sum(), torch.full_like(loss, len(logp))])
+    clipped = left_clip(logp.detach(), old, cfg.clip).sum()
+    return torch.stack([loss.detach(), kl.detach().sum(), clipped, torch.full_like(loss, len(logp))])
 
 
 def fit_to_memory(run: Run, held_out: HeldOut) -> None:
@@ -157,8 +159,8 @@ def set_learning_rate(optimiser: torch.optim.AdamW, lr: float) -> None:
         group["lr"] = lr
 
 
-def train(run: Run, book: Book, held_out: HeldOut) -> None:
-    """The loop: evaluate now and then; sample, grade, backward, project, step."""
+def begin_or_resume(run: Run, book: Book) -> tuple[torch.optim.AdamW, int]:
+    """AdamW over delta_S and the first step: of a new run, of a branch with its moment treated, or of a checkpoint."""
     cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
     betas = (cfg.beta1, cfg.beta2)
     optimiser = torch.optim.AdamW(delta.values(), lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay)
@@ -170,7 +172,13 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     if book.fresh_branch:
         moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items() if p in optimiser.state}
         treat_moment(moments, cfg.moment, run.v_hack, arm.removes)
+    return optimiser, first
 
+
+def train(run: Run, book: Book, held_out: HeldOut) -> None:
+    """The loop: evaluate now and then; sample, grade, backward, project, step."""
+    cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
+    optimiser, first = begin_or_resume(run, book)
     for step in range(first, cfg.steps + 1):
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
@@ -188,7 +196,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
             # Backward: grad(delta_S) of the clipped objective and the KL, over micro-batches and ranks.
             optimiser.zero_grad(set_to_none=True)
-            row["loss"], row["kl"] = backward(run, batch)
+            row |= backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
             if arm.v == "live":
@@ -220,6 +228,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
 
 def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
     """One run on the stage, begun or resumed; returns its folder. branch: what its config.json says of a parent."""
+    # Direction, held-out prompts, the run.
     v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
     stage.ranks.copy_from_first((v_hack or {}).values())
     held_out = stage.held_out(cfg.eval_names)
@@ -239,6 +248,8 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
     fit_to_memory(run, held_out)
+
+    # Its folder, with everything that made it.
     config = {
         **dataclasses.asdict(cfg),
         "sandbox": stage.grader.isolation,

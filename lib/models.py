@@ -50,6 +50,7 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
 
     Raises UserError where the model or its chat template is missing.
     """
+    # Where it is: a directory, the hub, or the hub's cache.
     where = f"--model {name}"
     source = str(local) if (local := local_model(name)) else name
     if local is None and (name.startswith(("/", ".", "~")) or Path(name).exists()):
@@ -61,6 +62,7 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
+    # Load, with every failure as a sentence.
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
@@ -82,6 +84,8 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
             ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{where} could not be loaded ({first}): check the id, the network or the directory") from error
+
+    # What loads and is still no model to train.
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
         raise UserError(
             f"{where} lacks the weight {missing[0]} and {len(missing) - 1} more: its config.json does not "

@@ -17,6 +17,7 @@ from report.numbers import Comparison, compare_arms, last_evaluated
 from report.runs import RunRecord
 from report.samples import remaining
 from report.scope import ARM_FIELDS, LABEL_FIELDS, MACHINE_FIELDS
+from report.strata import strata_table
 from report.tables import PERCENT, markdown_table, rate_cell
 from report.verdicts import MIN_SEEDS, OPPONENT, OTHER_OPPONENT, RULES, SMALL_REDUCTION
 from report.words import mean_sem
@@ -55,6 +56,7 @@ def appendix_md(found: Findings, drawn: set[str], command: str) -> str:
         f"## Trajectories\n\n{figure(drawn, 'trajectories', CAPTIONS)}",
         f"## What remains\n\n{details(found.rows, found.samples) if found.used else 'No run counts.'}\n\n"
         f"{figure(drawn, 'flavours', CAPTIONS)}",
+        strata_text(found),
         f"## Was the projection active?\n\n{activity_text(found.used, found.rows)}\n\n"
         f"{figure(drawn, 'cosine', CAPTIONS)}",
     ]
@@ -64,7 +66,13 @@ def appendix_md(found: Findings, drawn: set[str], command: str) -> str:
         lines = "\n".join(f"- {heldout_line(name, table)}" for name, table in found.heldout.items())
         parts.append(f"## Held-out cosine of v_hack\n\n{lines}\n\n{figure(drawn, 'heldout', CAPTIONS)}")
     parts += [f"## Runs\n\n{run_list(found)}", f"## Commands\n\n```\n{commands}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def strata_text(found: Findings) -> str:
+    """Rates by source and difficulty, where the runs wrote them."""
+    table = strata_table(found.used, [row["arm"] for row in found.rows])
+    return f"## By stratum\n\n{table}" if table else ""
 
 
 # --- the hypotheses by seed ---

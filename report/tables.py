@@ -191,6 +191,8 @@ def caption(used: list[RunRecord], rows: list[dict]) -> str:
         text += f" Each evaluation: {', '.join(sizes)}."
     if any(row["bounds"] for row in rows):
         text += " [ ]: no seed differs from 0 or 100; exact 95% interval of all completions together."
+    if any(run.config.get("eval_names") for run in used):
+        text += " Hack % is with evaluators of drawn names, nine in ten of which no run was trained on."
     stopped = [stopped_note(run) for run in used if run.stopped]
     if stopped:
         text += f" Counted at the last evaluation: {', '.join(stopped)}."
@@ -267,6 +269,7 @@ def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{tex(text)}}}",
         r"\label{tab:headline}",
         r"\footnotesize",

@@ -272,7 +272,8 @@ def next_model(runs: list[RunRecord]) -> str:
     if preset == "full":
         return "Qwen3-4B is the top of the preregistered chain: fall back to Ariahw's verl path, with its harder hook"
     model, command = NEXT_MODEL.get(preset, NEXT_MODEL["dev"])
-    return f"the next model up the chain is {model}: `{command}`"
+    seed = f" --seed {runs[0].seed}" if len(runs) == 1 and runs[0].seed else ""
+    return f"the next model up the chain is {model}: `{command}{seed}`"
 
 
 # --- what the verdicts share ---
