@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from synthetic_runs import make_run
 
+from lib.files import REPO
 from report import page, page_data
 from report.runs import RunRecord, read_run
 
@@ -119,3 +120,11 @@ def test_the_same_runs_give_the_same_page(tmp_path, run):
 
 def test_what_is_put_into_the_template_is_not_looked_at_again():
     assert page.filled("a{{x}}b{{y}}", {"x": "{{y}}", "y": "1"}) == "a{{y}}b1"
+
+
+def test_the_page_of_the_organism_study_cannot_reach_ten_megabytes():
+    """The most that its rollouts may take, the figures in base64, and the rest of the page."""
+    figures = sum(path.stat().st_size for path in (REPO / "docs/results/organism").glob("*.png"))
+    texts = sum(path.stat().st_size for path in (REPO / "docs/results/organism").glob("*.md"))
+    parts = sum(path.stat().st_size for path in page.PARTS.iterdir())
+    assert page_data.MOST_BYTES + 4 / 3 * figures + 4 * texts + parts < 10e6
