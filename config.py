@@ -73,7 +73,7 @@ class ModelConfig:
 
 @dataclass
 class Config(ModelConfig):
-    """One run."""
+    """One run: what train.py takes."""
 
     arm: ArmName = "vanilla"
     """The preregistered four: vanilla, projected, projected-nomag (no rescaling to |g|), rebound (reward penalty);

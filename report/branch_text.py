@@ -44,7 +44,7 @@ hacks that a branch sampled in training and was paid for, mean."""
 
 
 def report_text(found: Branches, rules: list[Rule], command: str) -> str:
-    """report.md."""
+    """report.md: a page a rule, how to read it, then every figure."""
     parts = [f"# Branches, {settings(found)}", ADDITION]
     parts += [first_page(rule) for rule in rules]
     parts.append("## How to read this\n\n" + READING.replace("\n", " "))
