@@ -24,7 +24,7 @@ ADDING = problem("assert Solution().f(1) == 2", "assert Solution().f(2) == 3")
 # --- 1. memories: what a program leaves, and what the stop tells ---
 
 PROBE = """
-import ctypes, gc, os, resource, sys
+import ctypes, fcntl, gc, os, resource, sys
 libc = ctypes.CDLL(None)
 libc.sbrk.restype = ctypes.c_void_p
 class Info(ctypes.Structure):
@@ -35,7 +35,8 @@ def look():
     info = libc.mallinfo2()
     memory = [getattr(info, name) for name in ("arena", "hblks", "hblkhd", "uordblks")]
     counts = [sys.getallocatedblocks(), *gc.get_count(), len(gc.get_objects())]
-    return [inode, os.stat("/tmp").st_nlink, *memory], counts
+    flags = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in range(4)]
+    return [inode, os.stat("/tmp").st_nlink, *memory, *flags], counts
 """
 TRACES = {
     "nothing": "",
@@ -50,6 +51,7 @@ TRACES = {
     "memory": "x = [bytearray(10**6) for _ in range(200)]",
     "time": "import time\ntime.sleep(0.3)",
     "a long source": "x = 1\n" * 3000,
+    "flags of shared descriptors": "import fcntl\nfor fd in range(4):\n    try: fcntl.fcntl(fd, fcntl.F_SETFL, 0o6000)\n    except OSError: pass",
     "a crash": "import ctypes\nctypes.string_at(0)",
     "a loop": "while True: pass",
 }
@@ -72,6 +74,18 @@ def test_a_program_cannot_tell_what_ran_before_it():
         assert max(abs(a - b) for a, b in zip(first, counts, strict=True)) <= 16, name
     one.close()
     assert {name: marks for name, marks in found.items() if marks != found["nothing"]} == {}
+
+
+def test_the_result_pipe_does_not_tell_when_another_program_used_it():
+    one = Pool(workers=1, timeout_s=2.0)
+    start = time.time()
+    program = "import os\ndef times():\n    found = os.fstat(3)\n    return [found.st_atime, found.st_mtime, found.st_ctime]"
+    speaks = Execution("", "import os, time\nos.write(3, b'x')\ntime.sleep(0.05)", (("1",),))
+    look = Execution("", f"import time\nbegun = time.time()\n{program}\nfound = times()", (("begun", "found"),))
+    _, values = run_values(one, [*[speaks] * 4, look])
+    one.close()
+    begun, (_, *times) = values[-1][0]
+    assert all(when < start or when > begun - 0.04 for when in times), (start, begun, times)
 
 
 # Knows nothing and learns by being alive: the bits are kept in whatever can be written and read by two programs.
@@ -173,7 +187,6 @@ HOGS = {
     "asynchronous io": "import ctypes\nlibc = ctypes.CDLL(None)\np = (ctypes.c_void_p * 9)()\nfor _ in range(99999): libc.syscall(206, 999, p)\nimport time\ntime.sleep(99)",
     "watches": "import ctypes\nlibc = ctypes.CDLL(None)\nfor _ in range(999): libc.syscall(294, 0)\nimport time\ntime.sleep(99)",
     "signals": "import ctypes, os, signal\nsignal.pthread_sigmask(0, range(1, 65))\nlibc = ctypes.CDLL(None)\nb = ctypes.create_string_buffer(128)\nfor _ in range(9999): libc.syscall(129, os.getpid(), 40, b); os.kill(os.getpid(), 41)\nimport time\ntime.sleep(99)",
-    "pipes": "import fcntl, os\nfor _ in range(30):\n    r, w = os.pipe()\n    try: fcntl.fcntl(w, 1031, 1 << 20)\n    except OSError: pass\nimport time\ntime.sleep(99)",
 }
 
 
@@ -228,15 +241,12 @@ for call in ((144, 5, b"\\0" * 8), (314, b"\\0" * 64, 0), (141, 0, 19), (203, 8,
     number, *rest = call
     if libc.syscall(number, *([1, trainer] if number == 251 else [0, trainer] if number == 141 else [trainer]), *rest) == 0:
         done.append(number)
-r, w = os.pipe()
-for command, value in ((8, trainer), (10, 9)):
+for command, value in ((8, trainer), (10, 9), (fcntl.F_SETFL, 0o20000)):
     try:
-        fcntl.fcntl(r, command, value)
+        fcntl.fcntl(3, command, value)
         done.append(command)
     except OSError:
         pass
-fcntl.fcntl(r, fcntl.F_SETFL, 0o20000)
-os.write(w, b"x")
 class Solution:
     def f(self, a):
         return len(done)
