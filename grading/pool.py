@@ -150,6 +150,8 @@ class Session:
         self.most = max(pool.workers, min(self.most, int(MEMORY * free_memory_mb() / pool.memory_mb)))
         self.round = "looks"
         self.queue: deque[Submission] = deque()
+        self.tests = 0
+        """So many at the head of the queue have tests: they go before own evaluators."""
         self.later: dict[str, deque[Submission]] = {name: deque() for name in ROUNDS[1:]}
         self.busy: dict[Zygote, Submission] = {}
         self.clock = OwnClock(pool.workers)
@@ -176,8 +178,15 @@ class Session:
         """
         if self.over:
             return deliver(ExecutionReport(stop=CUT))
-        (self.later["calls"] if last else self.queue).append(Submission(job, judge, deliver))
+        submission = Submission(job, judge, deliver)
         self.submitted += 1
+        if last:
+            self.later["calls"].append(submission)
+        elif job.tests:
+            self.queue.insert(self.tests, submission)
+            self.tests += 1
+        else:
+            self.queue.append(submission)
 
     def poll(self, seconds: float = 0.0) -> None:
         """Start what can start and take the reports that arrive within so many seconds. Raises SandboxError."""
@@ -226,6 +235,7 @@ class Session:
         most, workers = (1, 1) if alone else (self.most, self.pool.workers)
         quick = sum(now - zygote.given < SLOW_S for zygote in self.busy)
         while self.queue and quick < workers and len(self.busy) < most:
+            self.tests = max(0, self.tests - 1)
             self._start(self.queue.popleft())
             quick += 1
 

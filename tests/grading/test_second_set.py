@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import resource
@@ -79,7 +78,9 @@ def test_a_program_cannot_tell_what_ran_before_it():
 def test_the_result_pipe_does_not_tell_when_another_program_used_it():
     one = Pool(workers=1, timeout_s=2.0)
     start = time.time()
-    program = "import os\ndef times():\n    found = os.fstat(3)\n    return [found.st_atime, found.st_mtime, found.st_ctime]"
+    program = (
+        "import os\ndef times():\n    found = os.fstat(3)\n    return [found.st_atime, found.st_mtime, found.st_ctime]"
+    )
     speaks = Execution("", "import os, time\nos.write(3, b'x')\ntime.sleep(0.05)", (("1",),))
     look = Execution("", f"import time\nbegun = time.time()\n{program}\nfound = times()", (("begun", "found"),))
     _, values = run_values(one, [*[speaks] * 4, look])
@@ -200,28 +201,29 @@ def test_right_programs_pass_beside_hogs(name):
     assert not any(grade.undecided for grade in grades)
 
 
-def test_quotas_of_the_user_stay():
-    """While programs that asked for all of them sleep, the trainer can still have some."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    hogs = Pool(workers=4, timeout_s=20.0)
-    session = hogs.open()
-    for name in ("asynchronous io", "watches", "signals"):
-        for i in range(2):
-            session.submit(Execution("", f"{HOGS[name]}\n# {i}", (("1",),)), lambda *_: True, lambda report: None)
-    deadline = time.monotonic() + 30
-    while (len(session.busy) < 6 or min(z.seconds for z in session.busy) < 0.5) and time.monotonic() < deadline:
-        session.poll(0.1)
-    try:
-        contexts = (ctypes.c_ulong * 1)()
-        assert libc.syscall(206, 60_000, contexts) == 0, os.strerror(ctypes.get_errno())
-        libc.syscall(207, contexts[0])
-        watches = [libc.inotify_init1(0) for _ in range(100)]
-        assert min(watches) >= 0, os.strerror(ctypes.get_errno())
-        for fd in watches:
-            os.close(fd)
-    finally:
-        session.abandon()
-        hogs.close()
+QUOTAS = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+def contexts(): return sum(libc.syscall(206, 1, (ctypes.c_void_p * 1)()) == 0 for _ in range(50))
+def watches(): return sum(libc.syscall(294, 0) >= 0 for _ in range(50))
+def signals():
+    signal.pthread_sigmask(0, range(1, 65))
+    for _ in range(500): os.kill(os.getpid(), 41)
+    taken = 0
+    while signal.sigtimedwait([41], 0): taken += 1
+    return taken
+"""
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
+def test_a_program_gets_nothing_of_the_quotas_of_the_user(isolation):
+    """Asynchronous I/O contexts, inotify instances, queued signals."""
+    pool_ = Pool(workers=1, timeout_s=2.0, isolation=isolation)
+    reports, values = run_values(pool_, [Execution("", QUOTAS, (("contexts()", "watches()", "signals()"),))])
+    pool_.close()
+    assert reports[0].finished, reports[0]
+    contexts, watches, signals = values[0][0]
+    assert (contexts, watches) == (0, 0) and signals <= 8
 
 
 # --- 4. the trainer, where there are no namespaces ---
