@@ -23,7 +23,10 @@ def free_memory_mb() -> float:
 
 
 class OwnClock:
-    """A batch's own time: wall clock while programs run, slowed by the share of its cores that others took."""
+    """A batch's own time: wall clock while programs run, slowed by the share of its cores that others took.
+
+    `used` gets the CPU and sleep of programs; what this process uses meanwhile counts too, from `own` on.
+    """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -31,6 +34,11 @@ class OwnClock:
         self.last = time.monotonic()
         # Since the clock was last moved: wall clock, core seconds that the batch could have used, and did.
         self.wall = self.capacity = self.used = 0.0
+        self.cpu: float | None = None
+
+    def own(self) -> None:
+        """From now on this process does nothing but grade."""
+        self.cpu = time.process_time()
 
     def tick(self, live: int) -> None:
         """Let the time pass in which so many programs ran."""
@@ -39,6 +47,10 @@ class OwnClock:
             self.wall += now - self.last
             self.capacity += (now - self.last) * min(live, self.workers)
         self.last = now
+        if self.cpu is not None:
+            cpu = time.process_time()
+            self.used += cpu - self.cpu
+            self.cpu = cpu
         if self.wall > 1.0:
             share = min(1.0, self.used / self.capacity)
             self.seconds += share * self.wall

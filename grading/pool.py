@@ -202,6 +202,7 @@ class Session:
 
     def finish(self) -> None:
         """Run everything to its end, or until the batch's time is up. Raises SandboxError if programs cannot run."""
+        self.clock.own()
         for name in (*ROUNDS, "alone"):
             self.round = name
             if name != "looks":
