@@ -20,7 +20,6 @@ from antipasto import Adapter, targets, wrap_linear
 from config import Config
 from grpo import group_advantages
 from lib import shapes
-from lib.fused import fuse
 from lib.shapes import Shape
 from project import project_grads
 from rollouts import Batch, Run
@@ -44,7 +43,6 @@ def build(name: str, device: str):
             model = cls(config(**SHAPES[name].config())).eval()
     finally:
         torch.set_default_dtype(torch.float32)
-    fuse(model)
     return model.requires_grad_(False)
 
 

@@ -40,6 +40,7 @@ from bench.common import (
 from config import Config
 from grpo import completion_logprobs
 from lib.errors import UserError
+from lib.fused import fuse
 from lib.memory import fit_micro_batch
 from lib.packing import Passes
 from lib.shared_prefix import share_prefix
@@ -81,6 +82,7 @@ class Bench:
         # The model with a small random delta, and the sampler over it.
         self.model = build(a.model, device)
         checkpoint_layers(self.model)
+        fuse(self.model)
         self.adapter = adapt(self.model)
         share_prefix(self.model)
         self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)

@@ -40,6 +40,7 @@ from bench.common import (
 from bench.train import target_names
 from config import Config
 from lib.files import REPO
+from lib.fused import fuse
 from lib.shared_prefix import share_prefix
 from problems.organism import organism_problems
 from sampling.sampler import Sampler
@@ -135,6 +136,7 @@ class Bench:
         grad_checkpoint = name != "ours_no_checkpoint"
         if grad_checkpoint:
             checkpoint_layers(model)
+        fuse(model)
         adapter = adapt(model)
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
         share = name != "ours_padded" and share_prefix(model)
