@@ -18,8 +18,6 @@ ended at a token for 3.3 characters and graded while others are decoded; the not
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import sys
 import time
@@ -34,6 +32,7 @@ from bench.common import (
     adapt,
     batch_of,
     build,
+    kernel_table,
     parser,
     peak_gib,
     pick_device,
@@ -43,6 +42,7 @@ from bench.common import (
     sync,
     vanilla_update,
 )
+from bench.replay import quiet_completions
 from config import Config
 from grading.stream import GradingStream
 from grpo import completion_logprobs
@@ -53,7 +53,6 @@ from lib.memory import fit_micro_batch
 from lib.packing import Passes
 from lib.shared_prefix import share_prefix
 from problems import EVALUATOR
-from problems.leetcode import load_problems
 from problems.organism import organism_problems
 from rewards import Grader
 from rollouts import Run
@@ -62,7 +61,6 @@ from train import backward_rows
 
 COLUMNS = ["model", "row", "P", "G", "max_new", "s", "peak_gib", "note"]
 ROWS = ["rollout", "train_padded", "train_shared", "agree", "grade", "behind", "step", "largest_G", "profile"]
-QUIET = ("vanilla_s0", "projected_s0", "projected_s2")
 
 
 class ForcedEnds(Sampler):
@@ -289,8 +287,6 @@ class Bench:
 
     def profile(self) -> None:
         """Where a training pass spends its time, by kernel."""
-        from torch.profiler import ProfilerActivity, profile
-
         run, completions = self.run(share=True, micro_tokens=8192), self.completions()
         part = run.passes.split(self.rows, completions)[0]
         rows = [[self.rows[b] for b in part], [completions[b] for b in part], [self.logprobs[b][: self.lengths[b]] for b
@@ -300,31 +296,14 @@ class Bench:
         start = sync(self.device.type)
         backward_rows(run, *rows)
         seconds = sync(self.device.type) - start
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
-        with profile(activities=activities) as found:
-            backward_rows(run, *rows)
-            sync(self.device.type)
+        print(kernel_table(lambda: backward_rows(run, *rows), self.device.type), file=sys.stderr)
         self.model.eval()
         self.model.zero_grad(set_to_none=True)
-        by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        print(found.key_averages().table(sort_by=by, row_limit=45, max_name_column_width=90), file=sys.stderr)
         self.row("profile", seconds, f"one pass of {len(part)} rows with shared prompts; kernels on stderr")
 
     def total(self) -> None:
         parts = ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items())
         self.row("step", sum(self.seconds.values()), parts)
-
-
-def quiet_completions(path: Path, n: int) -> tuple[list[str], list]:
-    """(texts, their problems) of n completions of the dev study's quiet runs, in turn; path: the problems they had."""
-    known = {problem.id: problem for problem in load_problems(path)}
-    texts, problems = [], []
-    for run in QUIET:
-        with gzip.open(REPO / f"docs/results/dev/runs/{run}/rollouts.jsonl.gz", "rt", encoding="utf-8") as lines:
-            found = [row for row in map(json.loads, lines) if "completion" in row and row["split"] != "eval-no-access"]
-        texts += [row["completion"] for row in found]
-        problems += [known[row["problem"]] for row in found]
-    return [texts[i % len(texts)] for i in range(n)], [problems[i % len(texts)] for i in range(n)]
 
 
 def main() -> None:
