@@ -207,9 +207,8 @@ class Bench:
         timed = {k: (lambda k=k: [getattr(layer, k)(inputs[k]) for layer in layers]) for k in inputs}
         timed["norm"] = lambda: [decoder.rms_norm(x, norm) for layer in layers for norm in layer.norms]
         timed["lm_head"] = lambda: self.model.lm_head(x)
-        timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
-        timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
-        timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
+        draw = kernels.draws.draw if kernels and kernels.draws.fits(logits, 20) else noise.draw
+        timed["draw"] = lambda: draw(logits, b.keys[:n], b.step, 1.0, 20)
         if kernels:
             q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=x.dtype)
             shared = torch.arange(n, device=self.device) // 12 * 12

@@ -5,7 +5,7 @@ One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H 
     prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot t of K, V: head RMSNorm, rotary, cache write
     attend    softmax(q K^T / sqrt D) V over the prompt's length and t + 1 own tokens, in parts, then `merge`d
 
-and from sampling/kernels_mlp.py `linear` and `silu_mul`.
+and from sampling/kernels_mlp.py `linear` and `silu_mul`, from sampling/kernels_draw.py the draw of a token.
 
 Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
 captured graph serves every length. Rows of a prompt that stand side by side read its keys and values together.
@@ -18,9 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sampling import kernels_draw as draws
 from sampling.kernels_mlp import linear, silu_mul
 
-__all__ = ["attend", "linear", "prepare", "silu_mul"]
+__all__ = ["attend", "draws", "linear", "prepare", "silu_mul"]
 
 
 @triton.jit

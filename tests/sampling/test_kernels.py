@@ -36,6 +36,7 @@ for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False), (3, 3, 16, True)):
     mask = torch.cat([torch.arange(P) < lengths[:, None], (torch.arange(12) <= t).expand(n, -1)], 1)
     want = F.scaled_dot_product_attention(q[:, :, None], keys, values, mask[:, None, None], enable_gqa=True)
     torch.testing.assert_close(rk.attend(got, PK, PV, K, V, lengths, group, step), want.flatten(1))
+assert rk.draws.disagreement(torch.device("cpu"), rows=2) < 1e-4
 x = torch.randn(3, 2 * 70)
 torch.testing.assert_close(rk.silu_mul(x), F.silu(x[:, :70]) * x[:, 70:])
 for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False)):
