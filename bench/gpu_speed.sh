@@ -6,7 +6,8 @@
 # Parts: tests (Triton kernels, decoder, shared prefixes against float64), full (a step of the full preset's shapes, padded and
 # shared), profile (kernels of a training pass), decode (4B and 0.5B, base and adapted), tune (block sizes of the decode
 # kernels), dev (a step of the dev preset's shapes, 16 grading workers), trl (needs trl and datasets), largest (largest G).
-# Everything has random weights made from shapes. OUT gets NAME.log, the TSVs, and all of it as speed.tgz.
+# Everything has random weights made from shapes. OUT gets NAME.log, the TSVs, and after each part all of it
+# as speed.tgz.
 set -u
 out=$1; shift
 parts=${*:-tests full decode dev trl}
@@ -20,6 +21,7 @@ part() { # NAME SECONDS COMMAND...
     shift 2
     timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
     echo "== $name: exit $?, $((SECONDS - start)) s of $limit"
+    tar -C "$out" -czf "$out/speed.tgz" --exclude=speed.tgz .
     grep -avE '^ *(aten::|void |---)' "$out/$name.log" | tail -n "${TAIL:-25}" | cut -c1-400
 }
 
@@ -40,4 +42,3 @@ for name in $parts; do
     *) echo "no part $name" ;;
     esac
 done
-tar -C "$out" -czf "$out/speed.tgz" --exclude=speed.tgz .
