@@ -54,6 +54,7 @@ class HeadLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor):
+        g = g.contiguous()  # of a sum or mean it is one number, expanded
         parts = zip(*(x.split(ctx.chunk) for x in (*ctx.saved_tensors, g)), strict=True)
         d_hidden = torch.cat([_chunk_gradient(ctx.head, *part, ctx.temperature) for part in parts])
         return d_hidden, None, None, None, None
