@@ -67,7 +67,10 @@ class ForcedEnds(Sampler):
     """A Sampler whose row b ends after ends[b] tokens; the flag is set where an end token would set it."""
 
     def force(self, ends) -> None:
-        self.ends = torch.tensor(ends, device=self.device)
+        ends = torch.tensor(ends, device=self.device)
+        if getattr(self, "ends", ends[:0]).shape == ends.shape:
+            ends = self.ends.copy_(ends)  # graphs read it where it is
+        self.ends = ends
 
     def emit(self, batch, n, logits, step) -> None:
         super().emit(batch, n, logits, step)
