@@ -49,7 +49,7 @@ from grpo import completion_logprobs
 from lib.errors import UserError
 from lib.files import REPO
 from lib.fused import fuse
-from lib.memory import fit_micro_batch
+from lib.memory import MOST_LOGIT_ROWS, fit_micro_batch
 from lib.packing import Passes
 from lib.shared_prefix import share_prefix
 from problems import EVALUATOR
@@ -124,7 +124,7 @@ class Bench:
             micro_tokens=micro_tokens,
             beta=1e-3,
             grad_checkpoint=True,
-            logprob_chunk=1024,
+            logprob_chunk=MOST_LOGIT_ROWS,
         )
         run = run_of(cfg, self.model, self.adapter, self.sampler, self.device)
         run.share = share
