@@ -117,9 +117,11 @@ class Bench:
                 gradient_accumulation_steps=a.P * a.G // a.micro_batch, num_generations=a.G, max_steps=a.steps,
                 max_completion_length=a.new, generation_kwargs={"min_new_tokens": a.new}, temperature=1.0, top_k=20,
                 beta=0.0, num_iterations=1, loss_type="dr_grpo", scale_rewards="none", bf16=not cpu, use_cpu=cpu,
-                gradient_checkpointing=name != "trl_no_checkpoint", gradient_checkpointing_kwargs={"use_reentrant": False},
+                gradient_checkpointing=name != "trl_no_checkpoint",
+                gradient_checkpointing_kwargs={"use_reentrant": False},
                 learning_rate=7e-5, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
-                remove_unused_columns=False, dataloader_num_workers=0, use_liger_kernel=name in ("trl_liger", "trl_fast"),
+                remove_unused_columns=False, dataloader_num_workers=0,
+                use_liger_kernel=name in ("trl_liger", "trl_fast"),
                 cache_implementation="static" if name == "trl_fast" else None,
             )  # fmt: skip
             trainer = GRPOTrainer(
