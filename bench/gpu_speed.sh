@@ -36,7 +36,7 @@ for name in $parts; do
         --rows graph,graph_D8,full_D8,parts,parts_D ;;
     tune) part tune 150 "$python" -m bench.decode --models qwen3-4b --rows tune --out "$out/tune.tsv" ;;
     dev) part dev 120 "$python" -m bench.step --model qwen2.5-0.5b --G 8 --max-new 384 --out "$out/step_dev.tsv" \
-        --micro-tokens 16384 --rows rollout,train_padded,train_shared,behind,step --workers 16 --problems "$problems" ;;
+        --no-checkpoint --micro-tokens 8192,16384 --rows rollout,train_padded,train_shared,behind,step --workers 16 --problems "$problems" ;;
     trl) part trl 280 "$python" -m bench.trl --out "$out/trl.tsv" --steps 3 ;;
     largest) part largest 200 "$python" -m bench.step --rows largest_G --out "$out/largest.tsv" ;;
     *) echo "no part $name" ;;

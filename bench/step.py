@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -92,7 +93,8 @@ class Bench:
 
         # The model with a small random delta, and the sampler over it.
         self.model = build(a.model, device)
-        checkpoint_layers(self.model)
+        if not a.no_checkpoint:
+            checkpoint_layers(self.model)
         fuse(self.model)
         self.adapter = adapt(self.model)
         share_prefix(self.model)
@@ -116,19 +118,16 @@ class Bench:
         """As much of a run as training needs."""
         a = self.args
         cfg = Config(
-            arm="vanilla",
             prompts=a.P,
             group=a.G,
             max_new=a.max_new,
             micro_batch=micro_batch,
             micro_tokens=micro_tokens,
             beta=1e-3,
-            grad_checkpoint=True,
+            grad_checkpoint=not a.no_checkpoint,
             logprob_chunk=MOST_LOGIT_ROWS,
         )
-        run = run_of(cfg, self.model, self.adapter, self.sampler, self.device)
-        run.share = share
-        return run
+        return replace(run_of(cfg, self.model, self.adapter, self.sampler, self.device), share=share)
 
     # --- parts ---
 
@@ -321,6 +320,7 @@ def main() -> None:
     p.add_argument("--micro-batch", type=int, default=8, help="of train_padded")
     p.add_argument("--micro-tokens", default="8192", help="of train_shared, one row each: 8192,16384")
     p.add_argument("--problems", type=Path, default=REPO / "data/leetcode_medhard_80.jsonl", help="of behind")
+    p.add_argument("--no-checkpoint", action="store_true", help="keep activations, as preset dev does")
     p.add_argument("--workers", type=int, default=0, help="that grade; 0: one a core")
     args = p.parse_args()
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, max_new=32, micro_tokens="64,256")
