@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import tyro
 from arms import ARMS
 from lib.errors import UserError
 
-Preset = Literal["tiny", "dev", "mid", "full"]
+Preset = Literal["tiny", "dev", "coder", "mid", "full"]
 ArmName = Literal[tuple(ARMS)]
 
 
@@ -52,7 +53,9 @@ class ModelConfig:
     svd_cache: str = "svd_cache"
     """Folder of cached SVDs, one subfolder a model."""
     v_hack: str = ""
-    """The v_hack artifact; empty: outputs/<preset>/v_hack_<pairs>.safetensors."""
+    """The v_hack artifact; empty: <artifacts>/v_hack_<pairs>.safetensors."""
+    artifacts: str = ""
+    """Folder of v_hack artifacts and of the model's own pairs; empty: outputs/<preset>."""
     n_directions: int = at_least(1, 1)
     """Hack directions per module: 1 is the preregistered mean difference, k > 1 the top-k of the SVD of differences."""
 
@@ -61,7 +64,10 @@ class ModelConfig:
         if self.v_hack:
             return Path(self.v_hack)
         suffix = "" if self.n_directions == 1 else f"_k{self.n_directions}"
-        return Path("outputs") / self.preset / f"v_hack_{Path(self.pairs).stem}{suffix}.safetensors"
+        return self.artifacts_path() / f"v_hack_{Path(self.pairs).stem}{suffix}.safetensors"
+
+    def artifacts_path(self) -> Path:
+        return Path(self.artifacts) if self.artifacts else Path("outputs") / self.preset
 
 
 @dataclass
@@ -103,6 +109,9 @@ class Config(ModelConfig):
     # --- sampling
     steps: int = at_least(1, 200)
     """Optimiser steps."""
+    stop_after: str = ""
+    """RULE+N, as in takeoff+0: end the run N steps after a rule of record/takeoff.py has fired, where that comes before
+    --steps. For parents of branches: rows up to there are those of a run that goes on."""
     prompts: int = at_least(1, 8, at_most=4096)
     """P, prompts a step."""
     group: int = at_least(2, 8, at_most=4096)
@@ -253,6 +262,23 @@ PRESETS: dict[str, dict] = {
         lr=2e-3,
         grad_checkpoint=False,
     ),
+    # The mixed set (docs/problems.md), for studies of branches: a parent's rate is constant after its warm-up.
+    "coder": dict(
+        _LEETCODE,
+        model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        problems="leetcode:60,humaneval:75",
+        eval_file="",
+        n_eval=40,
+        eval_every=50,
+        final_samples=10,
+        group=8,
+        max_new=384,
+        steps=100,
+        lr=2e-3,
+        schedule="constant",
+        grade_timeout=2.0,
+        grad_checkpoint=False,
+    ),
     # lr: a dated departure (docs/spec.md). 7e-5 is a rate for LoRA matrices, at which delta_S does not move; the
     # author's own runs of delta_S on Qwen3-4B used 1e-3 to 3e-3. `--lr 7e-5` is the preregistered rate.
     "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04, lr=1e-3),
@@ -283,7 +309,7 @@ def parse(
     default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
     cfg = tyro.cli(cls, prog=prog, args=argv, default=default, description=description)
     if getattr(cfg, "pairs", "") == "self":  # what tools/self_pairs.py writes
-        cfg.pairs = f"outputs/{cfg.preset}/self_pairs.jsonl"
+        cfg.pairs = str(cfg.artifacts_path() / "self_pairs.jsonl")
     return cfg
 
 
@@ -311,6 +337,12 @@ def check_run(cfg: Config) -> None:
         raise UserError(f"--label {cfg.label} is a name, not a path: pass --out for another place")
     if cfg.problems == "organism" and cfg.eval_file:
         raise UserError("--eval-file goes with --problems PATH; the organism's problems have their own held-out split")
+    if cfg.stop_after and not re.fullmatch(r"(early|takeoff|late)\+\d+", cfg.stop_after):
+        raise UserError(
+            f"--stop-after {cfg.stop_after} is not RULE+STEPS, as in takeoff+0; rules: early, takeoff, late"
+        )
+    if cfg.stop_after and cfg.schedule == "cosine" and not cfg.anneal:
+        raise UserError("--stop-after needs --schedule constant, or a cosine whose end --anneal gives")
     arm = ARMS[cfg.arm]
     if cfg.refresh_every and (arm.removes == "none" or arm.v == "random"):
         raise UserError(f"--refresh-every extracts hack directions, which arm {cfg.arm} does not use: leave it 0")

@@ -172,7 +172,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
         book.between_steps(step, optimiser, run.v_hack)  # a checkpoint where one is due; a signal ends the run here
-        if step == cfg.steps:
+        if step >= book.end:
             break
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
             run.v_hack = directions_for(cfg, run.model, run.tokenizer, run.adapter, refresh=True)[0]

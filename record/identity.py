@@ -28,6 +28,8 @@ RESUMABLE = {
     "tripwires",
     "max_kl",
     "show",
+    "artifacts",
+    "stop_after",
     "then",
     "memory_share",
 }
