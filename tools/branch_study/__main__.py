@@ -118,11 +118,11 @@ class BranchStudy:
         # The point that is furthest behind; a share of what is left, so that all slots end together.
         left = {point: labels for point in there if (labels := self.labels_left(point))}
         if left:
-            share = -(-sum(map(len, left.values())) // (2 * self.cfg.slots))
+            slots = self.cfg.slots
+            share = -(-sum(map(len, left.values())) // (2 * slots if slots > 1 else 1))
             point = max(left, key=lambda p: len(left[p]))
-            self.processes[point.name] += 1
             labels = left[point][: min(share, self.cfg.most)]
-            return branches(self.cfg, point, labels, self.workers, self.processes[point.name])
+            return branches(self.cfg, point, labels, self.workers, self.processes[point.name] + 1)
         return diagnoses[0] if diagnoses and self.cfg.diagnose == "last" else None
 
     def next_parent(self) -> Part | None:
@@ -148,6 +148,7 @@ class BranchStudy:
         """Start a part's process in a slot."""
         side_by_side = self.cfg.slots > 1 and part.stage != "prepare"
         log = self.cfg.folder / "logs" / f"{part.name}.log"
+        self.processes[part.name.rpartition("_")[0]] += bool(part.labels)
         child = start(part.command, log, start_new_session=True, env=environment(self.cfg, slot, side_by_side))
         self.busy.append(Busy(slot, part, Running(None, child, time.perf_counter())))
 
