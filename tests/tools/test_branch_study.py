@@ -164,8 +164,8 @@ extract_vhack_grad.pair_differences = lambda m, t, a, pairs, *rest: whole(m, t, 
     assert done.status == 0, done.err
     assert len(rows(out / "vanilla_s0/steps.tsv")) == 4 and "steps=4" in done.out
 
-    command = [sys.executable, "-m", "tools.branch_study", "tiny", "--seeds", "0",
-               "--arms", "vanilla", "random-v+mzero", "--steps", "6", "--out", str(out), "--diagnose", "no", "--device", "cpu"]  # fmt: skip
+    command = [sys.executable, "-m", "tools.branch_study", "tiny", "--seeds", "0", "--arms", "vanilla"]
+    command += ["random-v+mzero", "--steps", "6", "--out", str(out), "--diagnose", "no", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
 
     def run(*more: str):
