@@ -132,7 +132,8 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
         stop_after="",
         fresh=cfg.fresh,
     )
-    if cfg.schedule == "constant":
+    warming = parent.schedule == "constant" and point.step < parent.warmup  # the branch warms up as its parent does
+    if cfg.schedule == "constant" and not warming:
         base.lr, base.schedule, base.warmup = learning_rate(parent, point.step), "constant", 0
     else:
         base.anneal = parent.anneal or parent.steps
