@@ -123,7 +123,7 @@ def test_an_arm_with_other_training_prompts_is_measured_at_the_end(tmp_path):
     make_study(tmp_path, {"no-loophole": [-20.0, -20.0]}, **{"no-loophole": {"hack": -50}})
     r = rung(tmp_path, "no-loophole")
     assert (r.measure, r.main.mean, r.exposure) == ("hack", pytest.approx(-50), 0)
-    assert "no-loophole lowers the hack rate at the end" in finding(r)
+    assert "no-loophole: -50.0 pp in the hack rate at the end" in finding(r)
 
 
 def test_the_end_and_its_strata_are_measured_in_pp(tmp_path):
