@@ -29,6 +29,7 @@ RESUMABLE = {
     "max_kl",
     "show",
     "artifacts",
+    "score_rollouts",
     "stop_after",
     "then",
     "memory_share",

@@ -37,7 +37,7 @@ STUDIES: dict[str, NamedStudy] = {
     ),
     "organism-confirm": NamedStudy(
         preset="tiny",
-        arms=("vanilla", "rebound-zscore", "rebound", "screen-oracle", "oracle-live-moment"),
+        arms=("vanilla", "rebound-zscore", "random-v", "shrunk", "rebound", "screen-oracle", "oracle-live-moment"),
         rules=("takeoff",),
         seeds=tuple(range(10, 20)),
         steps=25,
@@ -45,10 +45,10 @@ STUDIES: dict[str, NamedStudy] = {
     ),
     "coder": NamedStudy(
         preset="coder",
-        arms=("vanilla", "projected", "random-v", "oracle-v", "self-k16-update", "random-k16-update", "screen-oracle",
-              "oracle-v-update", "projected-update", "projected-moment", "random-v-update", "shuffled-v-update",
-              "oracle-live-update", "rebound-zscore", "rebound", "shuffled-v", "vanilla+noise1"),
-        rules=("takeoff", "early"),
+        arms=("vanilla", "projected", "self-k16-update", "random-k16-update", "oracle-live-moment", "screen-oracle",
+              "rebound-zscore", "random-v", "projected-update", "projected-moment", "oracle-v-moment",
+              "shuffled-v-update", "rebound"),
+        rules=("early", "takeoff"),
         seeds=tuple(range(12)),
         steps=20,
         parent=("--tripwires", "warn"),
