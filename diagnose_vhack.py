@@ -27,7 +27,7 @@ from torch import Tensor
 
 from arms import ARMS
 from branch import parent_config
-from directions import labelled_direction, row_gradients, sampled
+from directions import auroc, labelled_direction, row_gradients, sampled
 from extract_vhack_grad import load_v_hack
 from grading.asserts import check_gradable
 from lib.distributed import Ranks
@@ -69,13 +69,6 @@ class DiagnoseConfig:
     """None: as the run."""
     isolation: Literal["bwrap", "rlimits"] | None = None
     """None: as the run."""
-
-
-def auroc(scores_B: Tensor, hack_B: Tensor) -> float:
-    """Area under the ROC curve, ties counted half (Mann-Whitney U over n m)."""
-    a, b = scores_B[hack_B].double(), scores_B[~hack_B].double()
-    above = (a[:, None] > b[None]).double() + 0.5 * (a[:, None] == b[None]).double()
-    return above.mean().item()
 
 
 def cosines(gradients: dict[str, Tensor], v: dict[str, Tensor]) -> dict[str, Tensor]:
