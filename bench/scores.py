@@ -4,12 +4,14 @@
     taskset -c 0 python -m bench.scores --tiny --out bench/scores.tsv       the organism's shapes on one core
 
 A pass is train.backward and AdamW's update on the same rows with random rewards, no group flat; s is the median over
-the rounds, ratio that of scored to not. Lengths: lognormal as in bench/step.py; prompts uniform in 3/4 to 5/4.
+the rounds, seconds of the clock on a GPU and of the process on a CPU, whose load they do not see; ratio: on / off.
+Lengths: lognormal as in bench/step.py; prompts uniform in 3/4 to 5/4.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from types import SimpleNamespace
 
 import torch
@@ -20,6 +22,10 @@ from config import Config
 from lib.shared_prefix import share_prefix
 
 COLUMNS = ["model", "layout", "recompute", "rows", "tokens", "off_s", "on_s", "ratio"]
+
+
+def seconds_now(device: str) -> float:
+    return sync(device) if device == "cuda" else time.process_time()
 
 
 def measured(args, device: str, share: bool, model, adapter) -> tuple[float, float, int]:
@@ -54,10 +60,10 @@ def measured(args, device: str, share: bool, model, adapter) -> tuple[float, flo
     for turn in range(args.rounds + 1):
         for on in (False, True) if turn % 2 else (True, False):
             cfg.score_rollouts = on
-            start = sync(device)
+            start = seconds_now(device)
             vanilla_update(run, optimiser, batch)
             if turn:  # the first warms up
-                seconds[on].append(sync(device) - start)
+                seconds[on].append(seconds_now(device) - start)
     tokens = sum(run.passes.pack([prompts[b] for b in part], [completions[b] for b in part]).ids.numel()
                  for part in run.passes.split(prompts, completions))  # fmt: skip
     return statistics.median(seconds[False]), statistics.median(seconds[True]), tokens

@@ -32,6 +32,7 @@ from tools.branch_study.plan import (
     StudyPoint,
     branches,
     diagnosed,
+    diagnoses_together,
     diagnosis,
     directions_of,
     extraction_name,
@@ -264,11 +265,12 @@ def run_parts(study: BranchStudy, started: float, stop: Relay) -> str:
 
 
 def make_report(study: BranchStudy) -> bool:
-    """The report of the branches that are there; whether it could be made."""
+    """The report of the branches that are there, and each rule's diagnoses together; whether all could be made."""
     cfg, good = study.cfg, True
     parts = []
     if any(point.marker(label).exists() for point in points(cfg) for label in cfg.arms):
         parts.append(report_part(cfg))
+    parts += diagnoses_together(cfg)
     for part in parts:
         log = cfg.folder / "logs" / f"{part.name}.log"
         began = time.perf_counter()

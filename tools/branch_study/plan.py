@@ -258,6 +258,19 @@ def diagnosis(cfg: BranchStudyConfig, point: StudyPoint, vs: dict[str, str], wor
     return Part(f"{point.name}_diagnose", "diagnose", command, [marker], (extraction_name(base_pairs(cfg), 1), *vs))
 
 
+def diagnoses_together(cfg: BranchStudyConfig) -> list[Part]:
+    """For each rule with several diagnosed points their table and figure."""
+    parts = []
+    for rule in cfg.rules:
+        parents_of_rule = [point.parent for point in points(cfg) if point.rule == rule]
+        found = [path for path in parents_of_rule if (path / f"diagnose_{rule}/diagnose.json").exists()]
+        if len(found) > 1:
+            out = cfg.folder / f"diagnose_{rule}"
+            command = [sys.executable, script("diagnose_vhack.py"), *map(str, found), "--at", rule, "--out", str(out)]
+            parts.append(Part(f"diagnose_{rule}", "report", command, [out / "diagnose.md"]))
+    return parts
+
+
 def report_part(cfg: BranchStudyConfig) -> Part:
     """The report of what is there."""
     command = [sys.executable, script("plot_pareto.py"), str(cfg.folder), "--out", str(cfg.folder / "report")]
