@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from config import PROVENANCE, RESUMABLE, Config
+from config import Config
+from lib.run_fields import PROVENANCE, RESUMABLE
 
 DEFAULTS = dataclasses.asdict(Config(isolation="bwrap"))  # not what the environment says today
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import PurePath
 
-from config import PRESETS, PROVENANCE, RESUMABLE
+from config import PRESETS
+from lib.run_fields import PROVENANCE, RESUMABLE
 from report.runs import RunRecord
 
 # H4's substrate, and the one that it falls back on, which amendment (c) of the preregistration made the main one.

@@ -101,7 +101,7 @@ class Verdict:
 
 
 def decide(used: list[RunRecord], left_out: Exclusions) -> list[Verdict]:
-    """[H1, H3, H4]."""
+    """The verdicts on H1, H3 and H4, each told in what the runs depart from the preregistered experiment."""
     verdicts = [decide_h1(used, left_out), decide_h3(used, left_out), decide_h4(used, left_out)]
     for verdict in verdicts:
         verdict.pilot = pilot_reasons(used) if used else ["no run counts"]

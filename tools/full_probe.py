@@ -102,7 +102,7 @@ def check_words(words: list[str]) -> FullProbeConfig:
 
 
 def stop(gate: int, why: str) -> None:
-    """End the probe."""
+    """End the probe with status 1 and what stopped it."""
     print(f"full-probe stopped at gate {gate}: {why}", file=sys.stderr)
     sys.exit(1)
 

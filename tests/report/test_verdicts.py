@@ -8,7 +8,8 @@ import pytest
 from report_helpers import PROJECTED, VANILLA, decide, study
 from synthetic_runs import PREREGISTERED, make_arm, make_run
 
-from config import PRESETS, PROVENANCE, RESUMABLE
+from config import PRESETS
+from lib.run_fields import PROVENANCE, RESUMABLE
 from report.numbers import compare_arms, select
 from report.runs import load_runs
 
