@@ -6,16 +6,16 @@ A preset only sets defaults; any flag overrides it. `python SCRIPT.py --preset P
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 
 from arms import ARMS
+from lib.bounds import above, at_least, refuse_out_of_bounds
 from lib.errors import UserError
 from lib.isolation import usual_isolation
 from presets import PRESETS
@@ -23,16 +23,6 @@ from presets import PRESETS
 Preset = Literal[tuple(PRESETS)]
 ArmName = Literal[tuple(ARMS)]
 MOST_ROLLOUTS = 65536
-
-
-def at_least(low: float, default: Any, **bounds: float) -> Any:
-    """A field whose values are >= low; further bounds: at_most, below."""
-    return field(default=default, metadata={"at_least": low, **bounds})
-
-
-def above(low: float, default: Any, **bounds: float) -> Any:
-    """A field whose values are > low; further bounds: at_most, below."""
-    return field(default=default, metadata={"above": low, **bounds})
 
 
 @dataclass
@@ -257,18 +247,7 @@ def parse(
 
 def check(cfg: ModelConfig) -> None:
     """Raises UserError where a value would make a run that trains on nothing, or none at all."""
-    for f in dataclasses.fields(cfg):
-        value, flag, bounds = getattr(cfg, f.name), f"--{f.name.replace('_', '-')} {getattr(cfg, f.name)}", f.metadata
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{flag} is no finite number")
-        if "at_least" in bounds and value < bounds["at_least"]:
-            raise UserError(f"{flag} is below {bounds['at_least']}")
-        if "above" in bounds and not value > bounds["above"]:
-            raise UserError(f"{flag} must be above {bounds['above']}")
-        if "at_most" in bounds and value > bounds["at_most"]:
-            raise UserError(f"{flag} is above {bounds['at_most']}")
-        if "below" in bounds and not value < bounds["below"]:
-            raise UserError(f"{flag} must be below {bounds['below']}")
+    refuse_out_of_bounds(cfg)
     if isinstance(cfg, Config):
         check_run(cfg)
 

@@ -26,8 +26,9 @@ from loguru import logger
 from torch import Tensor
 
 from antipasto import load_model
-from config import ModelConfig, at_least, check, parse
+from config import ModelConfig, check, parse
 from extract_vhack_grad import load_v_hack, pair_differences
+from lib.bounds import at_least
 from lib.errors import UserError, run_main
 from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device

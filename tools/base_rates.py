@@ -24,9 +24,10 @@ import tyro
 from loguru import logger
 
 from antipasto import targets
-from config import Preset, above, at_least, check, parse
+from config import Preset, check, parse
 from grading.asserts import check_gradable
 from lib import models
+from lib.bounds import above, at_least
 from lib.errors import UserError, run_main
 from lib.files import atomic, jsonl, refuse_unwritable, write_json
 from lib.isolation import usual_isolation
