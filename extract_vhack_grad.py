@@ -13,7 +13,6 @@ Only pairs outside the held-out split are used. The artifact is a safetensors fi
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import datetime

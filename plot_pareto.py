@@ -14,7 +14,6 @@ last two parts of their path. Only the commands in appendix.md repeat the paths 
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import glob

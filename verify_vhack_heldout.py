@@ -14,7 +14,6 @@ nothing (docs/RESEARCH_JOURNAL.md).
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 from dataclasses import dataclass
@@ -38,13 +37,6 @@ from record.inputs import missing_v_hack
 from report.figures import save_heldout
 from report.heldout import DEBUG_STEPS, HeldOutTable, heldout_line
 from report.statistics import unimodality_p
-
-# The preregistration's own steps (docs/spec.md, "Risks"); the pairs are frozen, so to mend them is none.
-GATE_FAILED = (
-    "v_hack is not positive in more than half of the modules, so extraction is broken: check (a) that each gradient is "
-    "taken at the module's own input and output, (b) that the pairs differ strongly in some module (heldout.tsv), "
-    "(c) that tokens do not tell hack from clean trivially (`just pairs --tokenizer DIR`); or pass --override"
-)
 
 
 @dataclass

@@ -15,7 +15,6 @@ and grades n_eval x eval_samples completions in two modes at a step's speed.
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import json
