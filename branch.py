@@ -11,7 +11,6 @@ projected once or zeroed (--moment), and vanilla is to be treated alike. docs/br
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses

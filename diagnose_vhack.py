@@ -15,7 +15,6 @@ several runs together diagnose.md and diagnose.png.
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses

@@ -15,7 +15,6 @@ An artifact of these weights and pairs is left as it is, since runs that resume 
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import datetime

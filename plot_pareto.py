@@ -15,21 +15,15 @@ last two parts of their path. Only the commands in appendix.md repeat the paths 
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import glob
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from matplotlib import rc_context
 
 from lib.errors import ReportError, run_main
 from report.appendix import appendix_md, report_command
@@ -39,7 +33,7 @@ from report.branch_json import branches_json
 from report.branch_runs import folder_of, is_branch, of_branches, read_branches
 from report.branch_text import report_text
 from report.branches import decide_branches
-from report.drawing import RC
+from report.drawing import laid_out
 from report.figures import plot_cosine, plot_flavours, plot_heldout
 from report.findings import Findings, find
 from report.modules import plot_modules
@@ -102,20 +96,6 @@ def run_folders(cfg: ReportConfig) -> list[Path]:
     if not paths:
         raise ReportError("no runs given: pass run directories, or a folder of them such as outputs/tiny")
     return find_run_dirs(paths)
-
-
-@contextmanager
-def laid_out(out: Path) -> Iterator[Path]:
-    """A folder whose files move into `out` when all of them are there, so that a full disk costs no older report."""
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
-            yield Path(work)
-            for path in Path(work).iterdir():
-                os.replace(path, out / path.name)
-    finally:
-        if not any(out.iterdir()):  # it came to nothing
-            out.rmdir()
 
 
 def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:

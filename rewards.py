@@ -11,7 +11,6 @@ Departures from ariahw/rl-rewardhacking, RewardHackingEvaluation: docs/method.md
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 from collections import Counter

@@ -12,7 +12,6 @@ T tokens, d residual width, r singular axis of a module (the length of its delta
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses

@@ -14,7 +14,6 @@ nothing (docs/RESEARCH_JOURNAL.md).
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 from dataclasses import dataclass

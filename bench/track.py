@@ -6,7 +6,8 @@ Each row is `train.py --preset tiny` itself with that tracker, after the first s
 wall-clock time a step; call_ms: that part of it that the loop spends in the tracker's verbs. cpu_ms: CPU time of the
 run's process a step; thread_ms: of the thread that hands over, process_ms: of the tracker's own process, start left
 out, which has a core of its own where there is one. A step without the tracker is step_ms less call_ms: both sides are
-of one run, since a run beside it would differ by more than the tracker costs.
+of one run, since a run beside it would differ by more than the tracker costs. call_ms counts what the calls wait for a
+core as well, as step_ms does; ccpu_ms is their CPU time.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Timed(Tracker):
     """Seconds in the verbs, by call."""
 
     def __init__(self, *words):
-        self.calls, self.at_warm = [], [0.0] * 4
+        self.calls, self.call_cpu, self.at_warm = [], 0.0, [0.0] * 4
         super().__init__(*words)
         for verb in VERBS:
             setattr(self, verb, self.timed(getattr(self, verb)))
@@ -58,11 +59,12 @@ class Timed(Tracker):
 
     def timed(self, verb):
         def call(*words) -> None:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.thread_time()
             verb(*words)
             self.calls.append(time.perf_counter() - began)
+            self.call_cpu += time.thread_time() - used
             if verb.__name__ == "step" and words[0]["step"] == WARM_UP:
-                self.calls, self.at_warm = [], self.clocks()
+                self.calls, self.call_cpu, self.at_warm = [], 0.0, self.clocks()
 
         return call
 
@@ -92,9 +94,9 @@ def measure(kind: str, steps: int, work: Path) -> list[str]:
     tracker, counted = Timed.last, steps - WARM_UP - 1
     spent = zip(tracker.at_warm, tracker.at_end, strict=True)
     step, cpu, thread, process = (1e3 * (b - a) / counted for a, b in spent)
-    call = 1e3 * sum(tracker.calls) / counted
-    figures = [f"{step:.0f}", f"{call:.3f}", f"{cpu:.0f}", f"{thread:.3f}", f"{process:.3f}"]
-    shares = [f"{100 * call / step:.3f}", f"{100 * (thread + process) / cpu:.3f}"]
+    call, call_cpu = (1e3 * x / counted for x in (sum(tracker.calls), tracker.call_cpu))
+    figures = [f"{step:.0f}", f"{call:.3f}", f"{cpu:.0f}", *(f"{x:.3f}" for x in (call_cpu, thread, process))]
+    shares = [f"{100 * x:.3f}" for x in (call / step, (call_cpu + thread) / cpu, process / cpu)]
     return [kind, str(counted), *figures, *shares, str(tracker.dropped)]
 
 
@@ -104,8 +106,8 @@ def main() -> None:
     versions = provenance()["packages"]
     lines = [
         f"# tiny, P 8 x G 8, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f}, "
-        f"torch {versions['torch']}; call: % of the step; cpu: % of the step's CPU time that thread and process take",
-        "tracker\tsteps\tstep_ms\tcall_ms\tcpu_ms\tthr_ms\tproc_ms\tcall_%\tcpu_%\tdropped",
+        f"torch {versions['torch']}; call_%: of the step; run_% and proc_%: of its CPU time, in the run and beside it",
+        "tracker\tsteps\tstep_ms\tcall_ms\tcpu_ms\tccpu_ms\tthr_ms\tproc_ms\tcall_%\trun_%\tproc_%\tdropped",
     ]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRACKIO_DIR"] = f"{work}/trackio"

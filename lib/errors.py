@@ -6,7 +6,6 @@ has, its errors are known by sys.modules.
 """
 
 from __future__ import annotations
-
 from lib.interrupt import INTERRUPTED, STATUS, is_interrupt
 
 import errno

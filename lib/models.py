@@ -1,7 +1,6 @@
 """Models and tokenizers: loading, devices, attention, chat prompts as token ids."""
 
 from __future__ import annotations
-
 from lib.interrupt import is_interrupt
 
 import os

@@ -53,7 +53,8 @@ class RolloutBudget:
 
     def of_evaluation(self, records: list[dict]) -> list[dict]:
         """What is kept of an evaluation's sample."""
-        kept = fitting(records, (self.total / 2 - self.memory["evaluations"]) / max(1, self.evaluations))
+        share = (self.total / 2 - self.memory["evaluations"]) / max(1, self.evaluations)
+        kept = fitting(records, min(share, self.total - self.spent))
         self.memory["last"] = sum(map(cost, kept))
         self.memory["evaluations"] += self.memory["last"]
         self.evaluations -= 1

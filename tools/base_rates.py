@@ -8,7 +8,6 @@ for each source and difficulty and one for all; completions.jsonl, every complet
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses

@@ -10,7 +10,6 @@ LACKS  a run of the preset would stop; the line says what to do
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import importlib.metadata

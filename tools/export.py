@@ -15,7 +15,6 @@ Both kinds are written to a temporary folder beside DIR and renamed, so DIR is c
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses

@@ -13,7 +13,6 @@ What is finished is not run again, so the same command goes on where it stopped.
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import os

@@ -11,7 +11,6 @@ flags of train.py follow.
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import math

@@ -8,7 +8,6 @@ left, and the hack rate of its steps as a curve.
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import select

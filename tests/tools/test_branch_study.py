@@ -125,7 +125,7 @@ def test_every_gpu_has_its_processes(elsewhere, monkeypatch):
     assert [environment(cfg, slot, True)["CUDA_VISIBLE_DEVICES"] for slot in range(cfg.slots)] == ["0", "1", "0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert environment(cfg, 3, True)["CUDA_VISIBLE_DEVICES"] == "7"
-    assert cfg.extra == ["--micro-batch", "8"]
+    assert cfg.extra == ["--micro-batch", "8", "--memory-share", "0.5"]
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -13,7 +13,6 @@ fails does not stop the others; what depends on it is left out.
 """
 
 from __future__ import annotations
-
 import lib.interrupt  # noqa: F401 (on top)
 
 import shlex

@@ -144,7 +144,12 @@ def memory_share(cfg: SweepConfig, preset: str) -> list[str]:
     beside = cfg.jobs if cfg.submit == "local" else 1
     if cfg.submit == "pueue":
         beside = max(Counter(gpu.group() if (gpu := re.search(r"\d+$", g)) else "" for g in cfg.groups).values())
-    return ["--memory-share", f"{1000 // beside / 1000:g}"] if beside > 1 else []
+    return ["--memory-share", share_of(beside)] if beside > 1 else []
+
+
+def share_of(processes: int) -> str:
+    """The share of a GPU that each of so many may plan for, rounded down."""
+    return f"{1000 // processes / 1000:g}"
 
 
 def flag_name(word: str) -> str:
