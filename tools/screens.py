@@ -53,6 +53,7 @@ def page_screens(out: Path) -> None:
             browser.open(f"{url}#{place}")
             browser.wait("return document.documentElement.dataset.ready")
             browser.press(*keys)
+            browser.run("const t = document.querySelector('section:not([hidden]) table'); if (t) t.scrollIntoView()")
             browser.screenshot(out / f"page-{name}.png")
             small_png(out / f"page-{name}.png")
 
@@ -79,7 +80,7 @@ def same_problem(browser: Browser, url: str) -> tuple[str, str]:
     return tuple(browser.run(found, "projected-same"))
 
 
-def small_png(path: Path, colours: int = 128) -> None:
+def small_png(path: Path, colours: int = 256) -> None:
     """The PNG at `path` with a palette, in place."""
     with Image.open(path) as image:
         image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
