@@ -65,7 +65,7 @@ class ModelConfig:
 
 @dataclass
 class Config(ModelConfig):
-    """One run."""
+    """One run: what train.py takes."""
 
     arm: ArmName = "vanilla"
     """The preregistered four: vanilla, projected, projected-nomag (no rescaling to |g|), rebound (reward penalty);
@@ -211,7 +211,9 @@ class Config(ModelConfig):
     show: str = ""
     """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)
-    """Evaluation completions written to rollouts.jsonl each time."""
+    """Evaluation completions written to rollouts.jsonl each time, at most."""
+    rollouts_mb: float = at_least(0.0, 16.0)
+    """MB that a run's rollouts.jsonl and prompts.jsonl may take: evaluations up to half, training what they leave."""
 
     def run_path(self) -> Path:
         name = self.label or self.arm

@@ -99,7 +99,7 @@ train-dp N PRESET *ARGS: setup
     done
     {{py}} -m torch.distributed.run --standalone --nproc-per-node "$n" train.py "${words[@]}" "$@"
 
-# plots, table and verdicts of finished runs: just report outputs/tiny --out outputs/tiny/report
+# plots, table, verdicts and a page with the rollouts of finished runs: just report outputs/tiny --out outputs/tiny/report
 [no-exit-message]
 report +RUNS: setup
     {{py}} plot_pareto.py "$@"
@@ -175,7 +175,7 @@ sweep-status *ARGS: setup
 queue-full *ARGS: setup
     {{py}} -m tools.sweep --preset full --study preregistered --submit pueue "$@"
 
-# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole), once the ten are worth it
+# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole, pairs without run_tests()), once the ten are worth it
 [no-exit-message]
 queue-controls *ARGS: setup
     {{py}} -m tools.sweep --preset full --study controls --submit pueue "$@"
@@ -189,6 +189,11 @@ tune PRESET *ARGS: setup
 [no-exit-message]
 export *ARGS: setup
     {{py}} -m tools.export "$@"
+
+# what a researcher sees, into docs/screens; the page needs Debian's chromium and chromium-driver: just screens --kinds page
+[no-exit-message]
+screens *ARGS: setup
+    {{py}} -m tools.screens "$@"
 
 # base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
 [no-exit-message]

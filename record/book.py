@@ -36,6 +36,7 @@ from lib.signals import StopLatch
 from record import takeoff
 from record.columns import STEP_COLUMNS
 from record.folder import RunDir
+from record.kept import RolloutBudget
 from record.stream import Stream, final_line
 from record.track import Tracker
 from record.tripwires import Trip, Watch
@@ -58,6 +59,8 @@ class Carried:
     """The last evaluation's row."""
     watch: dict = field(default_factory=dict)
     """Memory of the tripwires."""
+    kept: dict = field(default_factory=dict)
+    """What was spent of the rollouts' budget (record/kept.py)."""
     recent: list[dict] = field(default_factory=list)
     """attempt and hack of the last steps, for the rules of record/takeoff.py."""
     branch_points: dict[str, int] = field(default_factory=dict)
@@ -102,10 +105,12 @@ class Book:
         if found is None and self.cfg.branch_from:
             point = takeoff.load_branch_point(Path(self.cfg.branch_from))
             self._restore(point.tensors, point.adam_step, optimiser, v_hack)
-            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0, "tokens": 0})
+            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0, "tokens": 0, "kept": {}})
             self.fresh_branch = True
             logger.info(f"branching from {self.cfg.branch_from} ({point.rule}) at step {self.first}")
         self.watch = Watch(self.cfg.max_kl, self.carried.watch)
+        evaluations = sum(map(self.evaluation_due, range(self.first, self.cfg.steps + 1)))
+        self.budget = RolloutBudget(1e6 * self.cfg.rollouts_mb, self.cfg.steps, evaluations, self.carried.kept)
         self.stop = StopRequest()
         self.started, self.seconds_before = time.perf_counter(), self.carried.seconds
         self.stream = Stream(STEP_COLUMNS, self.cfg.show)
@@ -132,7 +137,7 @@ class Book:
         self.folder.evals.write(row)
         for stratum in strata:
             self.folder.strata.write(stratum)
-        self.folder.add_rollouts(records)
+        self._keep(self.budget.of_evaluation(records))
         self.tracker.evaluation(row, strata, records)
         self.carried.since, self.carried.eval = [], row
         if self.folder.writes:
@@ -174,10 +179,12 @@ class Book:
         self.folder.add_modules(list(self.delta), per_module)
         norms = dict(zip(self.delta, per_module[1].tolist(), strict=True)) if measured is not None else {}
         if trip := self.watch.step(row, norms):
-            self._tripped(trip, row, batch.records(step, len(batch.texts)), norms)
-        if step % self.cfg.eval_every == 0:
-            self.folder.add_rollouts(records := batch.records(step, 16))
-            self.tracker.rollouts(step, records)
+            self._tripped(trip, row, batch.records(step), norms)
+        if self.folder.writes:
+            records = batch.records(step)
+            self._keep(self.budget.of_step(step, records))
+            if step % self.cfg.eval_every == 0:
+                self.tracker.rollouts(step, records)
         self.carried.since.append({k: row.get(k, math.nan) for k in MEANS})
         self.carried.tokens += sum(map(len, batch.completions))
         self._keep_branch_points(row, optimiser)
@@ -209,6 +216,10 @@ class Book:
         print(final_line(self.carried.eval, self.end, str(self.folder.path)), flush=True)
 
     # --- what they are made of
+
+    def _keep(self, records: list[dict]) -> None:
+        """Add rollouts to the run's files, each prompt once."""
+        self.budget.prompts(self.folder.add_rollouts(records))
 
     def _spent(self) -> str:
         """Time and, where --rate names a price, money of the run so far; tokens sampled in training a second of it."""

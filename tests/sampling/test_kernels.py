@@ -55,5 +55,5 @@ def test_kernels_match_torch_in_the_interpreter():
     pytest.importorskip("triton")
     root = str(Path(__file__).resolve().parents[2])
     env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=6000)
     assert done.returncode == 0, done.stderr[-2000:]
