@@ -55,7 +55,6 @@ PRESETS: dict[str, dict] = {
         problems="leetcode:60,humaneval:20",
         eval_file="",
         n_eval=40,
-        eval_every=50,
         final_samples=10,
         group=8,
         max_new=384,
