@@ -180,8 +180,7 @@ class Config(ModelConfig):
 
     # --- memory
     share_prefix: bool = False
-    """Run a group's prompt through the model once for all of its completions, where the architecture allows it; off by
-    default on GPUs, where it has not been measured."""
+    """Run a group's prompt through the model once for all of its completions, where the architecture allows it."""
     micro_tokens: int = at_least(0, 0)
     """Tokens a forward and backward pass with shared prefixes; 0: the most that the GPU holds, at most 16384, found by
     a worst case before step 0 (lib/memory.py), which any other value skips."""

@@ -13,6 +13,7 @@ _LEETCODE = dict(
     beta=1e-3,
     n_eval=119,
     eval_samples=2,
+    share_prefix=True,
 )
 
 
