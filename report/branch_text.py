@@ -12,6 +12,7 @@ from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
 from report.branches import FAMILY, HOLDS_AT, MATCHED, Rule, Rung, is_control, question
 from report.contrasts import MARGIN, Contrast
 from report.statistics import ALPHA, clopper_pearson
+from report.step_scores import scores_table
 from report.tables import markdown_table
 
 MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}
@@ -98,6 +99,8 @@ def rule_section(rule: Rule) -> str:
         parts.append(f"### AdamW's first moment at the branch\n\n{moment_table(rule)}")
     if rule.strata:
         parts.append(f"### By stratum, at the end\n\n{strata_tables(rule)}")
+    if table := scores_table(rule.points):
+        parts.append(f"### What rollouts' gradients show\n\n{table}")
     parts.append(f"### Branch points\n\n{point_table(rule)}")
     return "\n\n".join(parts)
 
