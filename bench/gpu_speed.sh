@@ -14,6 +14,8 @@ parts=${*:-tests full decode dev trl}
 python=${PYTHON:-python3}
 problems=${PROBLEMS:-data/leetcode_medhard_80.jsonl}
 mkdir -p "$out"
+# What the part tune finds fastest, the later ones use.
+export LINEAR_TUNED=$out/linear_tuned.json
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 
 part() { # NAME SECONDS COMMAND...
@@ -34,7 +36,11 @@ for name in $parts; do
     profile) part profile 90 "$python" -m bench.step --rows profile ;;
     decode) part decode 200 "$python" -m bench.decode --out "$out/decode.tsv" \
         --rows graph,graph_D8,full_D8,parts,parts_D ;;
-    tune) part tune 150 "$python" -m bench.decode --models qwen3-4b --rows tune --out "$out/tune.tsv" ;;
+    tune)
+        for rows in 64 96; do
+            part "tune$rows" 60 "$python" -m bench.decode --models qwen3-4b --rows tune --rows-n $rows \
+                --out "$out/tune$rows.tsv"
+        done ;;
     dev) part dev 120 "$python" -m bench.step --model qwen2.5-0.5b --G 8 --max-new 384 --out "$out/step_dev.tsv" \
         --no-checkpoint --micro-tokens 8192,16384 --rows rollout,train_padded,train_shared,behind,step --workers 16 --problems "$problems" ;;
     trl) part trl 280 "$python" -m bench.trl --out "$out/trl.tsv" --steps 3 ;;
