@@ -167,9 +167,8 @@ class Config(ModelConfig):
     """Depth of the layer whose residual Rebound reads, as a share of the layers."""
 
     # --- memory
-    share_prefix: bool = False
-    """Run a group's prompt through the model once for all of its completions, where the architecture allows it; off by
-    default on GPUs, where it has not been measured."""
+    share_prefix: bool = True
+    """Run a group's prompt through the model once for all of its completions, where the architecture allows it."""
     micro_tokens: int = at_least(0, 0)
     """Tokens a forward and backward pass with shared prefixes; 0: the most that the GPU holds, at most 16384, found by
     a worst case before step 0 (lib/memory.py), which any other value skips."""
@@ -240,7 +239,6 @@ PRESETS: dict[str, dict] = {
         n_eval=256,
         eval_samples=2,
         micro_batch=32,
-        share_prefix=True,
         grad_checkpoint=False,
     ),
     # lr, steps and max_new tuned once, on vanilla alone (docs/results/dev/tuning).
