@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # What a GPU must show about speed, one part after the other, each with a time limit and a log of its own.
 #
-#     bench/gpu_speed.sh OUT [PART ...]       PROBLEMS=FILE for dev; PYTHON for another interpreter than python3
+#     bench/gpu_speed.sh OUT [PART ...]
+#
+# PROBLEMS=FILE for dev and run, MODEL=DIR of the dev preset's model for run, PYTHON for another interpreter than python3.
 #
 # Parts: tests (Triton kernels, decoder, shared prefixes against float64), full (a step of the full preset's shapes, padded and
 # shared), profile (kernels of a training pass), decode (4B and 0.5B, base and adapted), tune (block sizes of the decode
-# kernels), dev (a step of the dev preset's shapes, 16 grading workers), trl (needs trl and datasets), largest (largest G).
+# kernels), dev (a step of the dev preset's shapes, 16 grading workers), run (train.py itself on them), trl (needs trl and datasets), largest (largest G).
 # Everything has random weights made from shapes. OUT gets NAME.log, the TSVs, and after each part all of it
 # as speed.tgz.
 set -u
@@ -29,9 +31,9 @@ part() { # NAME SECONDS COMMAND...
 
 for name in $parts; do
     case $name in
-    tests) part tests 150 "$python" -m pytest -q --maxfail=8 -p no:cacheprovider \
+    tests) part tests 100 "$python" -m pytest -q --maxfail=8 -p no:cacheprovider \
         tests/lib/test_training_kernels.py tests/lib/test_shared_prefix_gpu.py tests/sampling/test_kernels_gpu.py ;;
-    full) part full 240 "$python" -m bench.step --out "$out/step.tsv" --micro-tokens 8192,16384 \
+    full) part full 240 "$python" -m bench.step --out "$out/step.tsv" --micro-tokens 16384 \
         --rows rollout,train_padded,train_shared,agree,grade,step ;;
     profile) part profile 90 "$python" -m bench.step --rows profile ;;
     decode) part decode 200 "$python" -m bench.decode --out "$out/decode.tsv" \
@@ -42,8 +44,12 @@ for name in $parts; do
                 --out "$out/tune$rows.tsv"
         done ;;
     dev) part dev 120 "$python" -m bench.step --model qwen2.5-0.5b --G 8 --max-new 384 --out "$out/step_dev.tsv" \
-        --no-checkpoint --micro-tokens 8192,16384 --rows rollout,train_padded,train_shared,behind,step --workers 16 --problems "$problems" ;;
-    trl) part trl 280 "$python" -m bench.trl --out "$out/trl.tsv" --steps 3 ;;
+        --no-checkpoint --micro-tokens 16384 --rows rollout,train_padded,train_shared,behind,step --workers 16 --problems "$problems" ;;
+    run) if [ -n "${MODEL:-}" ]; then
+        part run 110 "$python" -m bench.run --steps 12 --skip 3 --out "$out/run.tsv" --model "$MODEL" \
+            --problems "$problems" --eval-file= --workers 16
+    fi ;;
+    trl) part trl 230 "$python" -m bench.trl --out "$out/trl.tsv" --steps 3 --rows trl,ours,ours_padded,trl_fast ;;
     largest) part largest 200 "$python" -m bench.step --rows largest_G --out "$out/largest.tsv" ;;
     *) echo "no part $name" ;;
     esac
