@@ -5,9 +5,10 @@
 #
 # PROBLEMS=FILE for dev and run, MODEL=DIR of the dev preset's model for run, PYTHON for another interpreter than python3.
 #
-# Parts: tests (Triton kernels, decoder, shared prefixes against float64), full (a step of the full preset's shapes, padded and
-# shared), profile (kernels of a training pass), decode (4B and 0.5B, base and adapted), tune (block sizes of the decode
-# kernels), dev (a step of the dev preset's shapes, 16 grading workers), run (train.py itself on them), trl (needs trl and datasets), largest (largest G).
+# Parts: tests (Triton kernels, decoder, shared prefixes against float64), full (a step of the full preset's shapes,
+# padded and shared), profile (kernels of a training pass), decode (4B and 0.5B, base and adapted), tune (block sizes of
+# the decode kernels), dev (a step of the dev preset's shapes, 16 grading workers), run (train.py itself on them), trl
+# (needs trl and datasets), largest (largest G).
 # Everything has random weights made from shapes. OUT gets NAME.log, the TSVs, and after each part all of it
 # as speed.tgz.
 set -u
@@ -25,7 +26,7 @@ part() { # NAME SECONDS COMMAND...
     shift 2
     timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
     echo "== $name: exit $?, $((SECONDS - start)) s of $limit"
-    tar -C "$out" -czf "$out/speed.tgz" --exclude=speed.tgz .
+    tar -C "$out" -czf "$out.tgz" --exclude=speed.tgz . && mv "$out.tgz" "$out/speed.tgz"
     grep -avE '^ *(aten::|void |---)' "$out/$name.log" | tail -n "${TAIL:-25}" | cut -c1-400
 }
 
@@ -44,7 +45,8 @@ for name in $parts; do
                 --out "$out/tune$rows.tsv"
         done ;;
     dev) part dev 120 "$python" -m bench.step --model qwen2.5-0.5b --G 8 --max-new 384 --out "$out/step_dev.tsv" \
-        --no-checkpoint --micro-tokens 16384 --rows rollout,train_padded,train_shared,behind,step --workers 16 --problems "$problems" ;;
+        --no-checkpoint --micro-tokens 16384 --rows rollout,train_padded,train_shared,behind,step \
+        --workers 16 --problems "$problems" ;;
     run) if [ -n "${MODEL:-}" ]; then
         part run 110 "$python" -m bench.run --steps 12 --skip 3 --out "$out/run.tsv" --model "$MODEL" \
             --problems "$problems" --eval-file= --workers 16
