@@ -211,8 +211,9 @@ def sentence(
 ) -> str:
     """The finding on an arm whose D are these."""
     c = contrast({f"p{i}": d for i, d in enumerate(differences)})
+    moved = contrast({f"p{i}": drift + i % 2 / 1000 for i in range(6)})
     r = Rung(arm="projected", moment="keep", exposure=9, levels={}, vanilla={"hack_train": c, "pass": Contrast({})},
-             random={}, share=math.nan, below={}, drift=contrast({f"p{i}": drift + i % 2 / 1000 for i in range(6)}), half=(0, 0, math.nan),
+             random={}, share=math.nan, below={}, drift=moved, half=(0, 0, math.nan),
              assay=assay, holm=c.p if holm is None else holm)  # fmt: skip
     return finding(r)
 
