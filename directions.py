@@ -99,9 +99,8 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     Each has its own prompt also where the model shares them: a shared token's gradient belongs to several rows and its
     sum does not say how much to which. Layers are recomputed where training recomputes them.
     """
-    run.model.train(run.cfg.grad_checkpoint)
     cfg, parts = run.cfg, []
-    run.model.train(cfg.grad_checkpoint)  # as in training, whose micro-batch it is
+    run.model.train(cfg.grad_checkpoint)
     size = cfg.micro_batch or 8
     if cfg.micro_tokens and not cfg.micro_batch:
         longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
