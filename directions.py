@@ -100,7 +100,7 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     sum does not say how much to which. Layers are recomputed where training recomputes them.
     """
     cfg, parts = run.cfg, []
-    run.model.train(cfg.grad_checkpoint)  # as in training, whose micro-batch it is
+    run.model.train(cfg.grad_checkpoint)
     size = cfg.micro_batch or 8
     if cfg.micro_tokens and not cfg.micro_batch:
         longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
