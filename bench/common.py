@@ -98,7 +98,7 @@ def batch_of(prompts: list[list[int]], completions: list[list[int]], old_logprob
 def vanilla_update(run: Run, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
     """What train.train does with a batch in a vanilla run; the loss."""
     optimiser.zero_grad(set_to_none=True)
-    loss, _ = backward(run, batch)
+    loss, *_ = backward(run, batch)
     project_grads(run.adapter.grads(), None, "none")
     torch.nn.utils.clip_grad_norm_(run.adapter.delta().values(), run.cfg.grad_clip)
     optimiser.step()
@@ -129,6 +129,18 @@ def reset_memory() -> None:
     free_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+
+def kernel_table(fn, device: str, rows: int = 45) -> str:
+    """Where fn spends its time, by kernel (on a CPU: by operator)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = device == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        fn()
+        sync(device)
+    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    return found.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=90)
 
 
 class Report:

@@ -18,6 +18,7 @@ tokens with geometric lengths. parts: microseconds of each part of a step; tune:
 from __future__ import annotations
 
 import gc
+from itertools import product
 
 import torch
 
@@ -28,9 +29,10 @@ from sampling import decoder, noise
 from sampling.linear import StackedLinear
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries.
-LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
-                (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
+# BN, BK, warps, stages and splits that `tune` tries for W x + D8 x.
+LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 128, 8, 3), (64, 64, 4, 3), (64, 64, 4, 5), (32, 128, 4, 3),
+                (32, 256, 4, 2), (128, 64, 4, 3), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3))  # fmt: skip
+SPLITS = {"qkv": (1, 2, 3, 4), "o": (2, 3, 4, 6, 8), "gate_up": (1, 2), "down": (3, 4, 6, 8)}
 BASE_ROWS = ["hf_dynamic", "hf_static", "hf_batch", "eager", "graph_torch", "graph", "parts", "tune"]
 ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "parts_D"]
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
@@ -205,12 +207,11 @@ class Bench:
         timed = {k: (lambda k=k: [getattr(layer, k)(inputs[k]) for layer in layers]) for k in inputs}
         timed["norm"] = lambda: [decoder.rms_norm(x, norm) for layer in layers for norm in layer.norms]
         timed["lm_head"] = lambda: self.model.lm_head(x)
-        timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
-        timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
-        timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
+        draw = kernels.draws.draw if kernels and kernels.draws.fits(logits, 20) else noise.draw
+        timed["draw"] = lambda: draw(logits, b.keys[:n], b.step, 1.0, 20)
         if kernels:
             q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=x.dtype)
-            shared = torch.arange(n, device=self.device) // 8 * 8
+            shared = torch.arange(n, device=self.device) // 12 * 12
 
             def attend(group: torch.Tensor) -> list[torch.Tensor]:
                 caches = zip(b.prompt_cache, b.cache, strict=True)
@@ -219,7 +220,7 @@ class Bench:
             timed["prepare"] = lambda: [kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step)
                                         for layer, own in zip(layers, b.cache, strict=True)]  # fmt: skip
             timed["attend"] = lambda: attend(b.group[:n])
-            timed["attend_shared8"] = lambda: attend(shared)
+            timed["attend_shared12"] = lambda: attend(shared)
             timed["silu_mul"] = lambda: [kernels.silu_mul(gate_up) for _ in layers]
         for part, fn in timed.items():
             try:
@@ -234,21 +235,25 @@ class Bench:
         b, n = self.halfway(sampler), len(self.prompts)
         layers, kernels = sampler.decoder.layers, sampler.decoder.kernels
         q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=torch.bfloat16)
-        shared, before = torch.arange(n, device=self.device) // 8 * 8, (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS)
-        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
-        for (block, warps, stages), programs in [(s, 1024) for s in sizes] + [(sizes[1], 512), (sizes[1], 2048)]:
+        shared, names = torch.arange(n, device=self.device) // 12 * 12, ("SHARED_PROGRAMS", "OWN_PROGRAMS")
+        before = dict(kernels.ATTEND), [getattr(kernels, name) for name in names]
+        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (128, 8, 2), (32, 4, 4))
+        programs = ((512, 1024), (256, 512), (1024, 1024), (512, 512))
+        for (block, warps, stages), counts in [(s, programs[0]) for s in sizes] + [(sizes[1], c) for c in programs[1:]]:
             kernels.ATTEND.update(BLOCK=block, num_warps=warps, num_stages=stages)
-            kernels.ATTEND_PROGRAMS = programs
-            for label, group in (("own", b.group[:n]), ("shared8", shared)):
+            for name, count in zip(names, counts, strict=True):
+                setattr(kernels, name, count)
+            for label, group in (("own", b.group[:n]), ("shared12", shared)):
                 self.try_time(
-                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {programs}",
+                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {counts}",
                     lambda group=group: [
                         kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
                         for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
                     ],
                 )
         kernels.ATTEND.update(before[0])
-        kernels.ATTEND_PROGRAMS = before[1]
+        for name, count in zip(names, before[1], strict=True):
+            setattr(kernels, name, count)
         for part in ("qkv", "o", "gate_up", "down"):
             self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
         sampler.free()
@@ -260,7 +265,7 @@ class Bench:
         out = torch.empty(n, len(weights[0]), device=self.device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
         self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for bn, bk, warps, stages, splits in LINEAR_SIZES:
+        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS[part]):
             config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
             both = list(zip(weights, delta, strict=True))
             self.try_time(
