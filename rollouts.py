@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -203,9 +204,12 @@ def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[
         [prompts.problems[i] for i in picked],
         [prompts.evaluators[i] for i in picked],
     )
+    # Where sampling has the only core, programs would but interrupt it.
+    beside = run.device.type == "cuda" or len(os.sched_getaffinity(0)) > 1
     tokens, logprobs = [], []
     if picked:
-        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new, stream.ended)
+        told = stream.ended if beside else None
+        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new, told)
         lengths = rollout.lengths.tolist()
         tokens = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
         logprobs = [lp[:n].clone() for lp, n in zip(rollout.logprobs.cpu(), lengths, strict=True)]

@@ -18,21 +18,22 @@ tokens with geometric lengths. parts: microseconds of each part of a step; tune:
 from __future__ import annotations
 
 import gc
+import os
 from itertools import product
+from pathlib import Path
 
 import torch
 
 from antipasto import SVDLinear
-from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
+from bench.common import SHAPES, Report, adapt, build, keep_tuned, parser, peak_gib, pick_device, pick_rows, sync
 from lib.memory import cache_bytes
 from sampling import decoder, noise
 from sampling.linear import StackedLinear
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages and splits that `tune` tries for W x + D8 x.
-LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 128, 8, 3), (64, 64, 4, 3), (64, 64, 4, 5), (32, 128, 4, 3),
-                (32, 256, 4, 2), (128, 64, 4, 3), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3))  # fmt: skip
-SPLITS = {"qkv": (1, 2, 3, 4), "o": (2, 3, 4, 6, 8), "gate_up": (1, 2), "down": (3, 4, 6, 8)}
+# BN, BK, warps, stages, and programs (0: one a tile) that `tune` tries for W x + D8 x.
+LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 64, 4, 5), (64, 64, 4, 4), (128, 64, 8, 4))
+PROGRAMS = (0, 132, 264, 396)
 BASE_ROWS = ["hf_dynamic", "hf_static", "hf_batch", "eager", "graph_torch", "graph", "parts", "tune"]
 ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "parts_D"]
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
@@ -231,29 +232,9 @@ class Bench:
 
     @torch.no_grad()
     def tune(self, sampler: Sampler) -> None:
-        """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
-        b, n = self.halfway(sampler), len(self.prompts)
-        layers, kernels = sampler.decoder.layers, sampler.decoder.kernels
-        q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=torch.bfloat16)
-        shared, names = torch.arange(n, device=self.device) // 12 * 12, ("SHARED_PROGRAMS", "OWN_PROGRAMS")
-        before = dict(kernels.ATTEND), [getattr(kernels, name) for name in names]
-        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (128, 8, 2), (32, 4, 4))
-        programs = ((512, 1024), (256, 512), (1024, 1024), (512, 512))
-        for (block, warps, stages), counts in [(s, programs[0]) for s in sizes] + [(sizes[1], c) for c in programs[1:]]:
-            kernels.ATTEND.update(BLOCK=block, num_warps=warps, num_stages=stages)
-            for name, count in zip(names, counts, strict=True):
-                setattr(kernels, name, count)
-            for label, group in (("own", b.group[:n]), ("shared12", shared)):
-                self.try_time(
-                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {counts}",
-                    lambda group=group: [
-                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
-                        for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
-                    ],
-                )
-        kernels.ATTEND.update(before[0])
-        for name, count in zip(names, before[1], strict=True):
-            setattr(kernels, name, count)
+        """Microseconds over all layers: W x and W x + D8 x against cuBLAS."""
+        self.halfway(sampler)
+        layers, kernels, n = sampler.decoder.layers, sampler.decoder.kernels, len(self.prompts)
         for part in ("qkv", "o", "gate_up", "down"):
             self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
         sampler.free()
@@ -265,19 +246,30 @@ class Bench:
         out = torch.empty(n, len(weights[0]), device=self.device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
         self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS[part]):
-            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
+        found = {}
+        for (bn, bk, warps, stages), programs in product(LINEAR_SIZES, PROGRAMS):
+            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, programs=programs)
             both = list(zip(weights, delta, strict=True))
-            self.try_time(
+            us = self.try_time(
                 f"tune:{part} W+D8 {config}",
                 lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
             )
+            found[us] = config
+        best = found[min(found)]
+        self.emit(f"{self.name}\ttune:{part} best of {n} rows\t{min(found):.0f} us\t{best}")
+        if path := os.environ.get("LINEAR_TUNED"):
+            key = (max(16, 1 << (n - 1).bit_length()), *weights[0].shape)
+            keep_tuned(Path(path), key, best)
 
-    def try_time(self, label: str, fn) -> None:
+    def try_time(self, label: str, fn) -> float:
+        """Microseconds of fn, infinite where it fails."""
         try:
-            self.emit(f"{self.name}\t{label}\t{self.time_us(fn):.0f} us")
+            us = self.time_us(fn, repeats=20)
+            self.emit(f"{self.name}\t{label}\t{us:.0f} us")
+            return us
         except Exception as error:
             self.emit(f"{self.name}\t{label}\tfailed: {str(error).splitlines()[0][:100]}")
+            return float("inf")
 
     # --- the run ---
 

@@ -12,6 +12,7 @@ from report.contrasts import Contrast
 from report.evidence import MARGIN
 from report.rungs import is_control, question
 from report.statistics import ALPHA, clopper_pearson
+from report.step_scores import scores_table
 from report.tables import markdown_table
 from report.words import p_text
 
@@ -131,6 +132,8 @@ def rule_section(rule: Rule) -> str:
         parts.append(f"### AdamW's first moment at the branch\n\n{moment_table(rule)}")
     if rule.strata:
         parts.append(f"### By stratum, at the end\n\n{strata_tables(rule)}")
+    if table := scores_table(rule.points):
+        parts.append(f"### What rollouts' gradients show\n\n{table}")
     parts.append(f"### Branch points\n\n{point_table(rule)}")
     return "\n\n".join(parts)
 

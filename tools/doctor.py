@@ -30,7 +30,7 @@ from lib.isolation import usual_isolation
 from lib.shapes import SHAPES
 
 # GiB free that SVDs, models and runs of a preset take.
-DISK_GIB = {"tiny": 1, "dev": 8, "mid": 30, "full": 60}
+DISK_GIB = {"tiny": 1, "dev": 8, "coder": 8, "mid": 30, "full": 60}
 
 
 @dataclass

@@ -142,7 +142,8 @@ def test_a_sweep_outlives_its_daemon_and_ends_in_a_report(daemon):
     for run in RUNS:
         assert step_rows(run) == list(range(STEPS)), run
         assert Path(f"outputs/tiny/{run}/summary.json").exists()
-    assert "resuming outputs/tiny/vanilla_s0" in pueue.pueue("log", "--full", "--json").replace("\\/", "/")
+    (number,) = (n for label, (n, _) in pueue.pueue_tasks().items() if label.endswith(f"{RUNS[0]}/summary.json"))
+    assert f"resuming outputs/tiny/{RUNS[0]} at step" in pueue.pueue("log", "--full", number)
     assert "4 of 4 done" in sweep("--status").stdout
 
     report = [sys.executable, str(REPO / "plot_pareto.py"), "outputs/tiny", "--out", "report"]
