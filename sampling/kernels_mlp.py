@@ -47,7 +47,9 @@ def _linear(
     EVEN: tl.constexpr,
 ):
     split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
-    row, w_row = n.to(tl.int64)[:, None] * K, n.to(tl.int64)[:, None] * w_stride
+    # Beyond the last output the last one is read again, and not stored.
+    last = tl.minimum(n, N - 1).to(tl.int64)[:, None]
+    row, w_row = last * K, last * w_stride
     # The outputs are the product's rows: its left operand may lie in registers, so that int8 is widened there and
     # not written back to shared memory (a fifth faster than x W^T).
     acc = tl.zeros((BN, BM), tl.float32)
@@ -58,8 +60,8 @@ def _linear(
             a = tl.load(x + m[:, None] * K + k[None, :], mask=m[:, None] < M, other=0.0)
             w = tl.load(weight + w_row + k[None, :])
         else:
-            inside = (n[:, None] < N) & (k[None, :] < K)
-            a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
+            inside = k[None, :] < K
+            a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & inside, other=0.0)
             w = tl.load(weight + w_row + k[None, :], mask=inside, other=0.0)
         acc = tl.dot(w, tl.trans(a), acc, input_precision="ieee")
         if HAS_DELTA:
@@ -130,7 +132,7 @@ def linear(
         BM=max(16, triton.next_power_of_2(M)),
         BN=BN,
         BK=BK,
-        EVEN=N % BN == 0 and K % BK == 0,
+        EVEN=K % BK == 0,
         num_warps=config["num_warps"],
         num_stages=config["num_stages"],
     )
