@@ -4,8 +4,8 @@
     python -m bench.decode --models qwen3-4b --rows graph,parts   some rows
     python -m bench.decode --tiny                                 the same code on the CPU, seconds
 
-One TSV row each: milliseconds a decode step, tokens/s, GB that a step must read (weights once, keys and values once),
-and the fraction of the bandwidth floor reached: those bytes over a measured device copy, over the step's time. Before
+One TSV row each: milliseconds a decode step, tokens/s, GB that a step must move (weights once, keys and values once, a
+gated delta net's state once each way), and the fraction of the bandwidth floor reached: those bytes over a measured device copy, over the step's time. Before
 a row of ours is timed, its tokens and logprobs are compared: graph against eager, and the logprobs against a
 teacher-forced transformers forward. A row that fails prints its error and the others go on.
 
@@ -23,8 +23,10 @@ import torch
 
 from antipasto import SVDLinear
 from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
-from lib.memory import cache_bytes
-from sampling import decoder, noise
+from lib.memory import cache_bytes, row_bytes
+from sampling import noise
+from sampling.delta_net import DeltaNetLayer
+from sampling.layers import DecoderLayer
 from sampling.linear import StackedLinear
 from sampling.sampler import Sampler
 
@@ -33,6 +35,8 @@ LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 
                 (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
 BASE_ROWS = ["hf_dynamic", "hf_static", "hf_batch", "eager", "graph_torch", "graph", "parts", "tune"]
 ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "parts_D"]
+# A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
+PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
 
 
@@ -73,7 +77,8 @@ class Bench:
         size = self.model.lm_head.weight.element_size()
         read = sum(m.weight.numel() for _, m in self.model.named_modules()
                    if isinstance(m, torch.nn.Linear | SVDLinear)) * size + extra  # fmt: skip
-        read += cache_bytes(self.model.config, self.model.dtype) * rows * (width + new / 2)
+        config, dtype = self.model.config, self.model.dtype
+        read += rows * (cache_bytes(config, dtype) * (width + new / 2) + 2 * row_bytes(config, dtype))
         values = dict(model=self.name, row=name, rows=rows, prompt=width, new=new, ms_step=f"{ms:.2f}",
                       tok_s=f"{rows / ms * 1e3:.0f}", gb_step=f"{read / 1e9:.2f}",
                       floor=f"{read / self.bandwidth * 1e3 / ms:.2f}", prefill="", note="") | more  # fmt: skip
@@ -197,30 +202,20 @@ class Bench:
         b, layers, kernels = self.halfway(sampler), sampler.decoder.layers, sampler.decoder.kernels
         n, c = len(self.prompts), self.model.config
         x = torch.randn(n, c.hidden_size, device=self.device, dtype=self.model.lm_head.weight.dtype)
-        inputs = {k: torch.randn(n, m.d_in, device=self.device, dtype=x.dtype)
-                  for k, m in (("qkv", layers[0].qkv), ("o", layers[0].o), ("gate_up", layers[0].gate_up),
-                               ("down", layers[0].down))}  # fmt: skip
-        qkv, gate_up = layers[0].qkv(inputs["qkv"]), layers[0].gate_up(inputs["gate_up"])
-        logits = self.model.lm_head(x)
-        timed = {k: (lambda k=k: [getattr(layer, k)(inputs[k]) for layer in layers]) for k in inputs}
-        timed["norm"] = lambda: [decoder.rms_norm(x, norm) for layer in layers for norm in layer.norms]
+        logits, timed = self.model.lm_head(x), {}
+
+        # The products by name, over the layers that have them.
+        for part in PRODUCTS:
+            products = [getattr(layer, part) for layer in layers if hasattr(layer, part)]
+            if products:
+                given = torch.randn(n, products[0].d_in, device=self.device, dtype=x.dtype)
+                timed[part] = lambda products=products, given=given: [product(given) for product in products]
         timed["lm_head"] = lambda: self.model.lm_head(x)
         timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
         timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
         timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
         if kernels:
-            q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=x.dtype)
-            shared = torch.arange(n, device=self.device) // 8 * 8
-
-            def attend(group: torch.Tensor) -> list[torch.Tensor]:
-                caches = zip(b.prompt_cache, b.cache, strict=True)
-                return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for prompt, own in caches]
-
-            timed["prepare"] = lambda: [kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step)
-                                        for layer, own in zip(layers, b.cache, strict=True)]  # fmt: skip
-            timed["attend"] = lambda: attend(b.group[:n])
-            timed["attend_shared8"] = lambda: attend(shared)
-            timed["silu_mul"] = lambda: [kernels.silu_mul(gate_up) for _ in layers]
+            timed |= self.kernel_parts(sampler, b, x)
         for part, fn in timed.items():
             try:
                 self.emit(f"{self.name}\t{name}:{part}\t{self.time_us(fn):.0f} us")
@@ -228,11 +223,48 @@ class Bench:
                 self.emit(f"{self.name}\t{name}:{part}\tfailed: {str(error).splitlines()[0][:100]}")
         sampler.free()
 
+    def kernel_parts(self, sampler: Sampler, b, x: torch.Tensor) -> dict:
+        """What is no product: {name: a function that runs it in every layer that has it}."""
+        layers, kernels, n = sampler.decoder.layers, sampler.decoder.kernels, len(x)
+        mixers = list(zip(layers, b.prompt_cache, b.cache, strict=True))
+        attention = [m for m in mixers if isinstance(m[0], DecoderLayer)]
+        nets = [m for m in mixers if isinstance(m[0], DeltaNetLayer)]
+        first = attention[0][0]
+        q = torch.randn(n, first.heads, first.head_dim, device=self.device, dtype=x.dtype)
+        qkv, gate_up = first.qkv(x), first.gate_up(x)
+        shared = torch.arange(n, device=self.device) // 8 * 8
+
+        def attend(group: torch.Tensor) -> list[torch.Tensor]:
+            return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention]
+
+        parts = {
+            "norm": lambda: [kernels.norm(x, norm) for layer in layers for norm in layer.norms],
+            "prepare": lambda: [
+                kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step, gated=layer.gated)
+                for layer, _, own in attention
+            ],
+            "attend": lambda: attend(b.group[:n]),
+            "attend_shared8": lambda: attend(shared),
+            "silu_mul": lambda: [kernels.silu_mul(gate_up) for _ in layers],
+        }
+        if nets:
+            y = nets[0][0].into(x)
+            mixed = kernels.convolve(y, nets[0][0].net.conv1d.weight, nets[0][2][0])
+            parts["convolve"] = lambda: [kernels.convolve(y, m.net.conv1d.weight, own[0]) for m, _, own in nets]
+            for warps in (4, 8, 16):
+                parts[f"delta_step_{warps}"] = lambda warps=warps: [
+                    kernels.delta_step(
+                        mixed, y, own[1], m.net.A_log, m.net.dt_bias, m.net.norm, m.key_heads, num_warps=warps
+                    )
+                    for m, _, own in nets
+                ]
+        return parts
+
     @torch.no_grad()
     def tune(self, sampler: Sampler) -> None:
         """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
         b, n = self.halfway(sampler), len(self.prompts)
-        layers, kernels = sampler.decoder.layers, sampler.decoder.kernels
+        layers, kernels = [m for m in sampler.decoder.layers if hasattr(m, "qkv")], sampler.decoder.kernels
         q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=torch.bfloat16)
         shared, before = torch.arange(n, device=self.device) // 8 * 8, (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS)
         sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
@@ -245,6 +277,7 @@ class Bench:
                     lambda group=group: [
                         kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
                         for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
+                        if prompt
                     ],
                 )
         kernels.ATTEND.update(before[0])
@@ -289,9 +322,9 @@ class Bench:
         elif row == "graph_3":
             s = self.sampler("graph")
             for layer in s.decoder.layers:
-                for part in ("qkv", "o", "gate_up", "down"):
+                for part in [p for p in PRODUCTS if hasattr(layer, p)]:
                     setattr(layer, part, ThreeProducts(*getattr(layer, part).modules))
-                layer.linears = (layer.qkv, layer.o, layer.gate_up, layer.down)
+                layer.linears = tuple(getattr(layer, p) for p in PRODUCTS if hasattr(layer, p))
             factors = sum(m.U.nbytes + m.Vh.nbytes for m in self.model.modules() if isinstance(m, SVDLinear))
             self.ours(row, s, extra=factors)
         elif row in ("graph_D", "graph_D8"):
@@ -331,7 +364,7 @@ def main() -> None:
     p.add_argument("--prompt", type=int, default=512, help="prompt tokens")
     p.add_argument("--new", type=int, default=256, help="new tokens")
     args = p.parse_args()
-    device = pick_device(args, models="tiny", prompt=min(args.prompt, 60), new=min(args.new, 60))
+    device = pick_device(args, models=args.models if "tiny" in args.models else "tiny", prompt=min(args.prompt, 60), new=min(args.new, 60))
     wanted = pick_rows(p, args.rows, BASE_ROWS + ADAPTED_ROWS)
     bench = Bench(args, device)
     for name in args.models.split(","):

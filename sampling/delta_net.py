@@ -116,7 +116,11 @@ class DeltaNetLayer(MixerLayer):
         """q, k [p, width, Hk, Dk], v [p, width, Hv, Dv]."""
         size = self.key_heads * self.key_dim
         q, k, v = mixed.split([size, size, self.value_heads * self.value_dim], -1)
-        return q.unflatten(-1, (-1, self.key_dim)), k.unflatten(-1, (-1, self.key_dim)), v.unflatten(-1, (-1, self.value_dim))
+        return (
+            q.unflatten(-1, (-1, self.key_dim)),
+            k.unflatten(-1, (-1, self.key_dim)),
+            v.unflatten(-1, (-1, self.value_dim)),
+        )
 
     def _gates(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """beta and g [..., Hv] fp32."""
@@ -192,7 +196,9 @@ def torch_chunk_rule(
     lower = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=v.device).tril()
     decay = (c[..., :, None] - c[..., None, :]).masked_fill(~lower, float("-inf")).exp()
     A = (beta * k) @ k.mT * decay
-    own = torch.linalg.solve_triangular(A, torch.cat([beta * v, beta * c.exp()[..., None] * k], -1), upper=False, unitriangular=True)
+    own = torch.linalg.solve_triangular(
+        A, torch.cat([beta * v, beta * c.exp()[..., None] * k], -1), upper=False, unitriangular=True
+    )
     from_v, from_state = own.split([Dv, Dk], -1)
     scores = q @ k.mT * decay
     q, k = q * c.exp()[..., None], k * (c[..., -1:] - c).exp()[..., None]

@@ -120,11 +120,15 @@ def _delta_step(
     tl.store(out + (b * HV + h) * DV + vd, (o * z * tl.sigmoid(z)).to(out.dtype.element_ty))
 
 
-DELTA_WARPS = 8
-
-
 def delta_step(
-    mixed: Tensor, y: Tensor, state: Tensor, A_log: Tensor, dt_bias: Tensor, out_norm: nn.Module, key_heads: int
+    mixed: Tensor,
+    y: Tensor,
+    state: Tensor,
+    A_log: Tensor,
+    dt_bias: Tensor,
+    out_norm: nn.Module,
+    key_heads: int,
+    num_warps: int = 8,
 ) -> Tensor:
     """mixed [B, C], y as above, state [>= B, Hv, Dk, Dv] fp32 in place -> W_out's input [B, Hv Dv]."""
     n, (_, heads, DK, DV) = len(mixed), state.shape
@@ -145,6 +149,6 @@ def delta_step(
         HV=heads,
         DK=DK,
         DV=DV,
-        num_warps=DELTA_WARPS,
+        num_warps=num_warps,
     )
     return out

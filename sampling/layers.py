@@ -3,8 +3,8 @@
     x <- x + W_o attend(rotate(norm_head(W_qkv norm(x))))        pre-norm attention, H query and Hkv key heads
     x <- x + W_down (act(W_gate norm(x)) * W_up norm(x))         gated MLP, in every layer
 
-Qwen3.5's attention departs in three points: half of q_proj's output is a gate, o = sigmoid(gate) * attend(...); the first
-R of a head's D dimensions are rotated; its norms keep weight - 1 and scale in fp32. sampling/delta_net.py has the other
+Qwen3.5's attention departs in three points: half of q_proj's output is a gate, o = sigmoid(gate) * attend(...); of a
+head's D dimensions the first R are rotated; its norms keep weight - 1 and scale in fp32. sampling/delta_net.py has the other
 mixer of that family. N: tokens of all rows, d: width of the residual, D: of a head.
 """
 
@@ -112,7 +112,7 @@ class DecoderLayer(MixerLayer):
             q, gate = q.unflatten(1, (self.heads, 2)).unbind(2)
         if self.head_norm is not None:
             weights, eps = self.head_norm
-            q, k = ((F.rms_norm(t.to(w), (self.head_dim,), None, eps) * w).to(t) for t, w in zip((q, k), weights))
+            q, k = ((F.rms_norm(t.to(w), w.shape, None, eps) * w).to(t) for t, w in ((q, weights[0]), (k, weights[1])))
         q, k = (_rotate(t, *rotary) for t in (q, k))
         out = attend(q, k, v)
         if self.gated:

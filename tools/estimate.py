@@ -51,10 +51,15 @@ class EstimateConfig(Config):
     """Mean prompt tokens."""
 
 
+def cache(shape: Shape, rows: int, tokens: float) -> float:
+    """Bytes of `rows` rows of `tokens`: keys and values, and the states of gated delta nets."""
+    return rows * (tokens * shape.kv_bytes() + shape.state_bytes())
+
+
 def held(shape: Shape, rows: int, tokens: int) -> float:
     """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
     embedding = shape.vocab * shape.d
-    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + rows * tokens * shape.kv_bytes()
+    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + cache(shape, rows, tokens)
 
 
 def logit_bytes(shape: Shape) -> float:
@@ -63,8 +68,9 @@ def logit_bytes(shape: Shape) -> float:
 
 
 def decode_bytes(shape: Shape, rows: int, tokens: float) -> float:
-    """Bytes that a decode step reads: W and D, the head, the cache at `tokens` a row."""
-    return 3 * shape.weights() + 2 * shape.vocab * shape.d + rows * tokens * shape.kv_bytes()
+    """Bytes that a decode step moves: W and D, the head, the cache at `tokens` a row, states written back."""
+    written = rows * shape.state_bytes()
+    return 3 * shape.weights() + 2 * shape.vocab * shape.d + cache(shape, rows, tokens) + written
 
 
 @dataclass
