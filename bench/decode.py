@@ -5,9 +5,10 @@
     python -m bench.decode --tiny                                 the same code on the CPU, seconds
 
 One TSV row each: milliseconds a decode step, tokens/s, GB that a step must move (weights once, keys and values once, a
-gated delta net's state once each way), and the fraction of the bandwidth floor reached: those bytes over a measured device copy, over the step's time. Before
-a row of ours is timed, its tokens and logprobs are compared: graph against eager, and the logprobs against a
-teacher-forced transformers forward. A row that fails prints its error and the others go on.
+gated delta net's state once each way), and the fraction of the bandwidth floor reached: those bytes over a measured
+device copy, over the step's time. Before a row of ours is timed, its tokens and logprobs are compared: graph against
+eager, and the logprobs against a teacher-forced transformers forward. A row that fails prints its error and the others
+go on.
 
 Rows: hf_dynamic, hf_static (compiles for a minute), hf_batch (generate_batch), eager, graph_torch (no
 Triton), graph, then with the adapter: hf_adapted, graph_3 (U and Vh apart, as in training), graph_D (D = U diag(delta)
@@ -364,7 +365,8 @@ def main() -> None:
     p.add_argument("--prompt", type=int, default=512, help="prompt tokens")
     p.add_argument("--new", type=int, default=256, help="new tokens")
     args = p.parse_args()
-    device = pick_device(args, models=args.models if "tiny" in args.models else "tiny", prompt=min(args.prompt, 60), new=min(args.new, 60))
+    small = args.models if args.models.startswith("tiny") else "tiny"
+    device = pick_device(args, models=small, prompt=min(args.prompt, 60), new=min(args.new, 60))
     wanted = pick_rows(p, args.rows, BASE_ROWS + ADAPTED_ROWS)
     bench = Bench(args, device)
     for name in args.models.split(","):

@@ -23,4 +23,4 @@ print(torch.cuda.get_device_name())'
 part check 45 python3 -m bench.decode --models tiny-hybrid --prompt 60 --new 60 --rows graph,graph_D8 --out "$out/check.tsv"
 part decode 90 python3 -m bench.decode --models qwen3.5-2b --rows graph,parts,graph_D8,parts_D --out "$out/decode.tsv"
 part hf 45 python3 -m bench.decode --models qwen3.5-2b --rows hf_dynamic --out "$out/hf.tsv"
-part step 100 python3 -m bench.step --model qwen3.5-2b --G 8 --rows rollout,train_padded,step --out "$out/step.tsv"
+part step 100 python3 -m bench.step --model qwen3.5-2b --G 8 --rows rollout,train_padded,train_shared,agree,step --out "$out/step.tsv"

@@ -34,6 +34,8 @@ class DecodeBatch:
         caches = [layer.caches(weight, *self.size) for layer in layers]
         self.prompt_cache: list[tuple[Tensor, ...]] = [prompt for prompt, _ in caches]
         self.cache: list[tuple[Tensor, ...]] = [own for _, own in caches]
+        # Whether a step changes what it read: a gated delta net's state, which has nothing by prompt.
+        self.has_state = not all(self.prompt_cache)
 
         # [rows] int64: the token sampled last, prompt length, noise key, row of the output and number of the prompt.
         def zeros() -> Tensor:

@@ -3,25 +3,22 @@
     q, k, v = silu(conv(W_qkv norm(x)))        causal, K taps a channel; q, k of unit length, q / sqrt(Dk)
     beta = sigmoid(W_b norm(x)),  g = -exp(A_log) softplus(W_a norm(x) + dt_bias)
     S <- exp(g) S,  u = beta (v - S^T k),  S <- S + k u^T,  o = S^T q          S [Hv, Dk, Dv] fp32
-    x <- x + W_out (norm(o) * silu(W_z norm(x)))                               then the MLP
+    x <- x + W_out (norm(o) * silu(W_z norm(x)))                              then the MLP
 
-(Yang, Kautz, Hatamizadeh 2024, Gated Delta Networks.) A prompt runs by chunks of CHUNK tokens, by flash-linear-attention
-where that is installed and the model runs on a GPU; what it leaves behind, S and the last K - 1 inputs of the
-convolution, is copied to each of its rows. Padding has beta = g = 0, which leaves S as it is. A step is in place.
+(Yang, Kautz, Hatamizadeh 2024, Gated Delta Networks.) A prompt runs by lib/delta_rule.py; what it leaves behind, S and
+the last K - 1 inputs of the convolution, is copied to each of its rows. Padding has beta = g = 0, which leaves S as it
+is. A step is in place.
 """
 
 from __future__ import annotations
-
-import functools
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sampling.layers import UNIT_EPS, MixerLayer, PrefillSlice, TorchStep, rms_norm
+from lib.delta_rule import chunk_rule, gates, heads, unit
+from sampling.layers import MixerLayer, PrefillSlice, TorchStep, rms_norm
 from sampling.linear import StackedLinear
-
-CHUNK = 64
 
 
 class DeltaNetLayer(MixerLayer):
@@ -40,7 +37,7 @@ class DeltaNetLayer(MixerLayer):
         self.linears = (self.into, self.out, self.gate_up, self.down)
 
     def caches(self, like: Tensor, rows: int, prompts: int, width: int, max_new: int) -> tuple[tuple, tuple]:
-        """Nothing of the prompts; of the rows: inputs of the convolution [rows, K - 1, C], S [rows, Hv, Dk, Dv] fp32."""
+        """Nothing of prompts; of rows: inputs of the convolution [rows, K - 1, C] and S [rows, Hv, Dk, Dv] fp32."""
         inputs = like.new_zeros((rows, self.taps - 1, self.channels))
         state = (rows, self.value_heads, self.key_dim, self.value_dim)
         return (), (inputs, like.new_zeros(state, dtype=torch.float32))
@@ -63,8 +60,8 @@ class DeltaNetLayer(MixerLayer):
 
         # The rule, with padding that leaves the state alone.
         padding = (torch.arange(width, device=x.device) >= lengths[:, None])[..., None]
-        beta, g = (t.masked_fill(padding, 0.0) for t in self._gates(b, a))
-        q, k, v = self._heads(mixed)
+        beta, g = (t.masked_fill(padding, 0.0) for t in gates(self.net, b, a))
+        q, k, v = heads(self.net, mixed)
         out, state = chunk_rule(x.device)(q, k, v, g, beta)
 
         # Rows of these prompts start from what they leave behind.
@@ -81,8 +78,8 @@ class DeltaNetLayer(MixerLayer):
         mixed, z, b, a = self._split(self.into(rms_norm(x, self.norms[0])))
         window = torch.cat([inputs, mixed[:, None]], 1)
         inputs.copy_(window[:, 1:])
-        beta, g = self._gates(b, a)
-        q, k, v = (t.float()[:, 0] for t in self._heads(self._convolve(window, 1)))
+        beta, g = gates(self.net, b, a)
+        q, k, v = (t.float()[:, 0] for t in heads(self.net, self._convolve(window, 1)))
         out = recurrent_step(q, k, v, g, beta, state)
         self.out.add_to(x, self._norm_out(out, z))
         return self.mlp(x)
@@ -101,8 +98,8 @@ class DeltaNetLayer(MixerLayer):
 
     def _split(self, y: Tensor) -> tuple[Tensor, ...]:
         """What the convolution takes, z, b and a."""
-        heads = self.value_heads
-        return y.split([self.channels, heads * self.value_dim, heads, heads], -1)
+        n = self.value_heads
+        return y.split([self.channels, n * self.value_dim, n, n], -1)
 
     def _convolve(self, before: Tensor, width: int) -> Tensor:
         """silu of the convolution at `width` tokens: before [p, K - 1 + width, C] -> [p, width, C]."""
@@ -112,21 +109,6 @@ class DeltaNetLayer(MixerLayer):
             out = out.addcmul_(before[:, j : j + width], taps[:, j])
         return F.silu(out).to(before.dtype)
 
-    def _heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k [p, width, Hk, Dk], v [p, width, Hv, Dv]."""
-        size = self.key_heads * self.key_dim
-        q, k, v = mixed.split([size, size, self.value_heads * self.value_dim], -1)
-        return (
-            q.unflatten(-1, (-1, self.key_dim)),
-            k.unflatten(-1, (-1, self.key_dim)),
-            v.unflatten(-1, (-1, self.value_dim)),
-        )
-
-    def _gates(self, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """beta and g [..., Hv] fp32."""
-        net = self.net
-        return b.sigmoid().float(), -net.A_log.float().exp() * F.softplus(a.float() + net.dt_bias.float())
-
     def _norm_out(self, out: Tensor, z: Tensor) -> Tensor:
         """The gated norm over each head: out [..., Hv, Dv], z [..., Hv Dv] -> [..., Hv Dv] in z's dtype."""
         norm = self.net.norm
@@ -135,78 +117,12 @@ class DeltaNetLayer(MixerLayer):
         return ((norm.weight * out).flatten(-2) * gate).to(z.dtype)
 
 
-def unit(x: Tensor) -> Tensor:
-    """x [..., D] fp32 over its length."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + UNIT_EPS)
-
-
 def recurrent_step(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
-    """One token: q, k [n, Hk, Dk], v [n, Hv, Dv], g, beta [n, Hv] fp32 -> [n, Hv, Dv]; state [n, Hv, Dk, Dv] in place."""
+    """One token, all fp32: q, k [n, Hk, Dk], v [n, Hv, Dv], g, beta [n, Hv] -> [n, Hv, Dv]; state [n, Hv, Dk, Dv] in
+    place."""
     times = v.shape[1] // k.shape[1]
     q, k = (unit(t).repeat_interleave(times, 1) for t in (q, k))
     state *= g.exp()[..., None, None]
     u = (v - torch.einsum("nhkv,nhk->nhv", state, k)) * beta[..., None]
     state += k[..., None] * u[..., None, :]
     return torch.einsum("nhkv,nhk->nhv", state, q) * q.shape[-1] ** -0.5
-
-
-@functools.cache
-def chunk_rule(device: torch.device):
-    """flash-linear-attention's rule where it is installed and `device` is a GPU, else torch_chunk_rule."""
-    if device.type != "cuda":
-        return torch_chunk_rule
-    try:
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-    except ImportError:
-        return torch_chunk_rule
-
-    def rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        times = v.shape[2] // k.shape[2]
-        q, k = (t.repeat_interleave(times, 2) if times > 1 else t.contiguous() for t in (q, k))
-        beta = beta.to(v.dtype)
-        return chunk_gated_delta_rule(
-            q, k, v.contiguous(), g=g, beta=beta, output_final_state=True, use_qk_l2norm_in_kernel=True
-        )
-
-    return rule
-
-
-def torch_chunk_rule(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The rule over whole rows: (o [p, T, Hv, Dv] fp32, S [p, Hv, Dk, Dv] fp32 after them).
-
-    q, k [p, T, Hk, Dk], v [p, T, Hv, Dv], g, beta [p, T, Hv]; state: S before, zero where None. With c_i the sum of a
-    chunk's g up to token i and A_ij = beta_i (k_i k_j) exp(c_i - c_j) for j < i, the chunk's updates are
-    u = (I + A)^-1 (beta v - beta exp(c) k S), and S <- exp(c_last) S + sum_i exp(c_last - c_i) k_i u_i^T.
-    """
-    (p, T, heads, Dv), Dk = v.shape, k.shape[-1]
-    times, chunks = heads // k.shape[2], -(-T // CHUNK)
-
-    # [p, Hv, chunks, CHUNK, ...] in fp32, padded with tokens that do nothing.
-    def by_chunk(x: Tensor) -> Tensor:
-        x = F.pad(x.float().flatten(3), (0, 0, 0, 0, 0, chunks * CHUNK - T))
-        return x.unflatten(1, (chunks, CHUNK)).permute(0, 3, 1, 2, 4)
-
-    q, k = (by_chunk(unit(t.float()).repeat_interleave(times, 2)) for t in (q, k))
-    v, beta, c = by_chunk(v), by_chunk(beta[..., None]), by_chunk(g[..., None])[..., 0].cumsum(-1)
-    q = q * Dk**-0.5
-
-    # What does not depend on the state.
-    lower = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=v.device).tril()
-    decay = (c[..., :, None] - c[..., None, :]).masked_fill(~lower, float("-inf")).exp()
-    A = (beta * k) @ k.mT * decay
-    own = torch.linalg.solve_triangular(
-        A, torch.cat([beta * v, beta * c.exp()[..., None] * k], -1), upper=False, unitriangular=True
-    )
-    from_v, from_state = own.split([Dv, Dk], -1)
-    scores = q @ k.mT * decay
-    q, k = q * c.exp()[..., None], k * (c[..., -1:] - c).exp()[..., None]
-
-    # One chunk after the other.
-    state, out = v.new_zeros(p, heads, Dk, Dv) if state is None else state, []
-    for i in range(chunks):
-        u = from_v[:, :, i] - from_state[:, :, i] @ state
-        out.append(q[:, :, i] @ state + scores[:, :, i] @ u)
-        state = state * c[:, :, i, -1].exp()[..., None, None] + k[:, :, i].mT @ u
-    return torch.cat(out, 2)[:, :, :T].transpose(1, 2), state

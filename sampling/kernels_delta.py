@@ -2,10 +2,10 @@
 
 norm        RMSNorm of transformers, weight or weight - 1 kept, in fp32
 convolve    one token's causal convolution and silu, shifting its K - 1 earlier inputs
-delta_step  one token of the gated delta rule on S [Hv, Dk, Dv] fp32 in place, its gates, and the gated norm of its output
+delta_step  one token of the gated delta rule: S [Hv, Dk, Dv] fp32 in place, its gates, the gated norm of its output
 
-y [B, C + Hv Dv + 2 Hv] is what the layer's stacked projection gives: C = 2 Hk Dk + Hv Dv inputs of the convolution, z, b
-and a. delta_step reads and writes S once, which is what bounds it.
+y [B, C + Hv Dv + 2 Hv] is what the layer's stacked projection gives: C = 2 Hk Dk + Hv Dv inputs of the convolution, z,
+b and a. delta_step reads and writes S once, which is what bounds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from sampling.layers import UNIT_EPS, centred, epsilon
+from lib.delta_rule import UNIT_EPS
+from sampling.layers import centred, epsilon
 
 
 @triton.jit

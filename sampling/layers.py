@@ -4,8 +4,8 @@
     x <- x + W_down (act(W_gate norm(x)) * W_up norm(x))         gated MLP, in every layer
 
 Qwen3.5's attention departs in three points: half of q_proj's output is a gate, o = sigmoid(gate) * attend(...); of a
-head's D dimensions the first R are rotated; its norms keep weight - 1 and scale in fp32. sampling/delta_net.py has the other
-mixer of that family. N: tokens of all rows, d: width of the residual, D: of a head.
+head's D dimensions the first R are rotated; its norms keep weight - 1 and scale in fp32. sampling/delta_net.py has the
+other mixer of that family. N: tokens of all rows, d: width of the residual, D: of a head.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sampling.linear import StackedLinear
-
-# Added to the squared length of q and k where they are made of unit length.
-UNIT_EPS = 1e-6
 
 
 @dataclass
@@ -97,7 +94,7 @@ class DecoderLayer(MixerLayer):
         self.linears = (self.qkv, self.o, self.gate_up, self.down)
 
     def caches(self, like: Tensor, rows: int, prompts: int, width: int, max_new: int) -> tuple[tuple, tuple]:
-        """Zeros in the dtype of `like`: K, V of the prompts [prompts, Hkv, width, D], of rows [rows, Hkv, max_new, D]."""
+        """Zeros in the dtype of `like`: K, V of prompts [prompts, Hkv, width, D], of rows [rows, Hkv, max_new, D]."""
         shapes = (prompts, self.kv_heads, width, self.head_dim), (rows, self.kv_heads, max_new, self.head_dim)
         return tuple((like.new_zeros(shape), like.new_zeros(shape)) for shape in shapes)
 
