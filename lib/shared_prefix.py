@@ -28,8 +28,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lib.shared_delta import take_layouts
 
-# Architectures whose attention is transformers' function of (query, key, value) alone. Qwen3.5's gated delta nets, which
-# carry a state in the place of keys, are in lib/shared_delta.py.
+# Architectures whose attention is transformers' function of (query, key, value) alone; Qwen3.5's gated delta nets carry
+# a state in the place of keys: lib/shared_delta.py.
 FAMILIES = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 NAME = "shared_prefix"
 HALF = (torch.bfloat16, torch.float16)

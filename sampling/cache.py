@@ -55,8 +55,10 @@ class DecodeBatch:
         self.tokens = torch.zeros((rows, max_new), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((rows, max_new), dtype=torch.float32, device=device)
 
-        # cos, sin [width + max_new, D].
+        # cos, sin [width + max_new, R]; Qwen3.5's positions are three, of time, height and width, equal in text.
         positions = torch.arange(width + max_new, device=device)[None]
+        if hasattr(model.model.rotary_emb, "mrope_section"):
+            positions = positions.expand(3, 1, -1)
         cos, sin = model.model.rotary_emb(weight[:1, None], positions)
         self.rotary = (cos[0].contiguous(), sin[0].contiguous())
 
