@@ -24,20 +24,13 @@ import torch
 
 from antipasto import SVDLinear
 from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, sync
+from bench.decode_parts import PRODUCTS, StepParts
 from lib.memory import cache_bytes, row_bytes
-from sampling import noise
-from sampling.delta_net import DeltaNetLayer
-from sampling.layers import DecoderLayer
 from sampling.linear import StackedLinear
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries.
-LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
-                (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
 BASE_ROWS = ["hf_dynamic", "hf_static", "hf_batch", "eager", "graph_torch", "graph", "parts", "tune"]
 ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "parts_D"]
-# A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
-PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
 
 
@@ -175,139 +168,6 @@ class Bench:
                  )  # fmt: skip
         sampler.free()
 
-    # --- where a step's time goes ---
-
-    def time_us(self, fn, repeats: int = 5) -> float:
-        """Microseconds of fn, captured as a graph on a GPU."""
-        fn()
-        if self.device == "cuda":
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                fn()
-            fn = graph.replay
-            fn()
-        start = sync(self.device)
-        for _ in range(repeats):
-            fn()
-        return (sync(self.device) - start) / repeats * 1e6
-
-    def halfway(self, sampler: Sampler):
-        """The sampler's batch with its prompts in the cache, set to half of the new tokens."""
-        batch = sampler.fill_cache(self.prompts, self.args.new)
-        batch.step.fill_(self.args.new // 2)
-        return batch
-
-    @torch.no_grad()
-    def parts(self, sampler: Sampler, name: str) -> None:
-        """Microseconds a step of each part, over all layers."""
-        b, layers, kernels = self.halfway(sampler), sampler.decoder.layers, sampler.decoder.kernels
-        n, c = len(self.prompts), self.model.config
-        x = torch.randn(n, c.hidden_size, device=self.device, dtype=self.model.lm_head.weight.dtype)
-        logits, timed = self.model.lm_head(x), {}
-
-        # The products by name, over the layers that have them.
-        for part in PRODUCTS:
-            products = [getattr(layer, part) for layer in layers if hasattr(layer, part)]
-            if products:
-                given = torch.randn(n, products[0].d_in, device=self.device, dtype=x.dtype)
-                timed[part] = lambda products=products, given=given: [product(given) for product in products]
-        timed["lm_head"] = lambda: self.model.lm_head(x)
-        timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
-        timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
-        timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
-        if kernels:
-            timed |= self.kernel_parts(sampler, b, x)
-        for part, fn in timed.items():
-            try:
-                self.emit(f"{self.name}\t{name}:{part}\t{self.time_us(fn):.0f} us")
-            except Exception as error:
-                self.emit(f"{self.name}\t{name}:{part}\tfailed: {str(error).splitlines()[0][:100]}")
-        sampler.free()
-
-    def kernel_parts(self, sampler: Sampler, b, x: torch.Tensor) -> dict:
-        """What is no product: {name: a function that runs it in every layer that has it}."""
-        layers, kernels, n = sampler.decoder.layers, sampler.decoder.kernels, len(x)
-        mixers = list(zip(layers, b.prompt_cache, b.cache, strict=True))
-        attention = [m for m in mixers if isinstance(m[0], DecoderLayer)]
-        nets = [m for m in mixers if isinstance(m[0], DeltaNetLayer)]
-        first = attention[0][0]
-        q = torch.randn(n, first.heads, first.head_dim, device=self.device, dtype=x.dtype)
-        qkv, gate_up = first.qkv(x), first.gate_up(x)
-        shared = torch.arange(n, device=self.device) // 8 * 8
-
-        def attend(group: torch.Tensor) -> list[torch.Tensor]:
-            return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention]
-
-        parts = {
-            "norm": lambda: [kernels.norm(x, norm) for layer in layers for norm in layer.norms],
-            "prepare": lambda: [
-                kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step, gated=layer.gated)
-                for layer, _, own in attention
-            ],
-            "attend": lambda: attend(b.group[:n]),
-            "attend_shared8": lambda: attend(shared),
-            "silu_mul": lambda: [kernels.silu_mul(gate_up) for _ in layers],
-        }
-        if nets:
-            y = nets[0][0].into(x)
-            mixed = kernels.convolve(y, nets[0][0].net.conv1d.weight, nets[0][2][0])
-            parts["convolve"] = lambda: [kernels.convolve(y, m.net.conv1d.weight, own[0]) for m, _, own in nets]
-            for warps in (4, 8, 16):
-                parts[f"delta_step_{warps}"] = lambda warps=warps: [
-                    kernels.delta_step(
-                        mixed, y, own[1], m.net.A_log, m.net.dt_bias, m.net.norm, m.key_heads, num_warps=warps
-                    )
-                    for m, _, own in nets
-                ]
-        return parts
-
-    @torch.no_grad()
-    def tune(self, sampler: Sampler) -> None:
-        """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
-        b, n = self.halfway(sampler), len(self.prompts)
-        layers, kernels = [m for m in sampler.decoder.layers if hasattr(m, "qkv")], sampler.decoder.kernels
-        q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.device, dtype=torch.bfloat16)
-        shared, before = torch.arange(n, device=self.device) // 8 * 8, (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS)
-        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
-        for (block, warps, stages), programs in [(s, 1024) for s in sizes] + [(sizes[1], 512), (sizes[1], 2048)]:
-            kernels.ATTEND.update(BLOCK=block, num_warps=warps, num_stages=stages)
-            kernels.ATTEND_PROGRAMS = programs
-            for label, group in (("own", b.group[:n]), ("shared8", shared)):
-                self.try_time(
-                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {programs}",
-                    lambda group=group: [
-                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
-                        for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
-                        if prompt
-                    ],
-                )
-        kernels.ATTEND.update(before[0])
-        kernels.ATTEND_PROGRAMS = before[1]
-        for part in ("qkv", "o", "gate_up", "down"):
-            self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
-        sampler.free()
-
-    def tune_linear(self, part: str, weights: list, kernels, n: int) -> None:
-        x = torch.randn(n, weights[0].shape[1], device=self.device, dtype=torch.bfloat16)
-        delta = [torch.randint(-127, 128, w.shape, dtype=torch.int8, device=self.device) for w in weights]
-        scale = torch.rand(len(weights[0]), device=self.device)
-        out = torch.empty(n, len(weights[0]), device=self.device, dtype=torch.bfloat16)
-        self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
-        self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for bn, bk, warps, stages, splits in LINEAR_SIZES:
-            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
-            both = list(zip(weights, delta, strict=True))
-            self.try_time(
-                f"tune:{part} W+D8 {config}",
-                lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
-            )
-
-    def try_time(self, label: str, fn) -> None:
-        try:
-            self.emit(f"{self.name}\t{label}\t{self.time_us(fn):.0f} us")
-        except Exception as error:
-            self.emit(f"{self.name}\t{label}\tfailed: {str(error).splitlines()[0][:100]}")
-
     # --- the run ---
 
     def dispatch(self, row: str) -> None:
@@ -334,12 +194,12 @@ class Bench:
         elif row == "full_D8":
             self.full(self.sampler("graph", delta_bits=8))
         elif row == "parts":
-            self.parts(self.sampler("graph"), row)
+            StepParts(self, self.sampler("graph")).parts(row)
         elif row == "parts_D":
             for bits in (16, 8):
-                self.parts(self.sampler("graph", delta_bits=bits), f"parts_D{bits}")
+                StepParts(self, self.sampler("graph", delta_bits=bits)).parts(f"parts_D{bits}")
         elif row == "tune":
-            self.tune(self.sampler("graph"))
+            StepParts(self, self.sampler("graph")).tune()
 
     def model_rows(self, name: str, wanted: list[str]) -> None:
         self.name, self.model = name, build(name, self.device)

@@ -1,0 +1,161 @@
+"""Where a decode step's time goes: microseconds of each part over all layers, and block sizes of the kernels.
+
+bench/decode.py's rows `parts`, `parts_D` and `tune`, with its model, prompts and report.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from bench.common import sync
+from sampling import noise
+from sampling.delta_net import DeltaNetLayer
+from sampling.layers import DecoderLayer
+from sampling.sampler import Sampler
+
+# BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries.
+LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
+                (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
+# A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
+PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
+
+
+class StepParts:
+    """Timings of the parts of `sampler`'s step; bench: bench.decode.Bench."""
+
+    def __init__(self, bench, sampler: Sampler):
+        self.bench, self.sampler = bench, sampler
+
+    def time_us(self, fn, repeats: int = 5) -> float:
+        """Microseconds of fn, captured as a graph on a GPU."""
+        fn()
+        if self.bench.device == "cuda":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                fn()
+            fn = graph.replay
+            fn()
+        start = sync(self.bench.device)
+        for _ in range(repeats):
+            fn()
+        return (sync(self.bench.device) - start) / repeats * 1e6
+
+    def halfway(self):
+        """The sampler's batch with its prompts in the cache, set to half of the new tokens."""
+        batch = self.sampler.fill_cache(self.bench.prompts, self.bench.args.new)
+        batch.step.fill_(self.bench.args.new // 2)
+        return batch
+
+    @torch.no_grad()
+    def parts(self, name: str) -> None:
+        """Microseconds a step of each part, over all layers."""
+        b, layers, kernels = self.halfway(), self.sampler.decoder.layers, self.sampler.decoder.kernels
+        n, c = len(self.bench.prompts), self.bench.model.config
+        x = torch.randn(n, c.hidden_size, device=self.bench.device, dtype=self.bench.model.lm_head.weight.dtype)
+        logits, timed = self.bench.model.lm_head(x), {}
+
+        # The products by name, over the layers that have them.
+        for part in PRODUCTS:
+            products = [getattr(layer, part) for layer in layers if hasattr(layer, part)]
+            if products:
+                given = torch.randn(n, products[0].d_in, device=self.bench.device, dtype=x.dtype)
+                timed[part] = lambda products=products, given=given: [product(given) for product in products]
+        timed["lm_head"] = lambda: self.bench.model.lm_head(x)
+        timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
+        timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
+        timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
+        if kernels:
+            timed |= self.kernel_parts(b, x)
+        for part, fn in timed.items():
+            try:
+                self.bench.report.emit(f"{self.bench.name}\t{name}:{part}\t{self.time_us(fn):.0f} us")
+            except Exception as error:
+                self.bench.report.emit(f"{self.bench.name}\t{name}:{part}\tfailed: {str(error).splitlines()[0][:100]}")
+        self.sampler.free()
+
+    def kernel_parts(self, b, x: torch.Tensor) -> dict:
+        """What is no product: {name: a function that runs it in every layer that has it}."""
+        layers, kernels, n = self.sampler.decoder.layers, self.sampler.decoder.kernels, len(x)
+        mixers = list(zip(layers, b.prompt_cache, b.cache, strict=True))
+        attention = [m for m in mixers if isinstance(m[0], DecoderLayer)]
+        nets = [m for m in mixers if isinstance(m[0], DeltaNetLayer)]
+        first = attention[0][0]
+        q = torch.randn(n, first.heads, first.head_dim, device=self.bench.device, dtype=x.dtype)
+        qkv, gate_up = first.qkv(x), first.gate_up(x)
+        shared = torch.arange(n, device=self.bench.device) // 8 * 8
+
+        def attend(group: torch.Tensor) -> list[torch.Tensor]:
+            return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention]
+
+        parts = {
+            "norm": lambda: [kernels.norm(x, norm) for layer in layers for norm in layer.norms],
+            "prepare": lambda: [
+                kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step, gated=layer.gated)
+                for layer, _, own in attention
+            ],
+            "attend": lambda: attend(b.group[:n]),
+            "attend_shared8": lambda: attend(shared),
+            "silu_mul": lambda: [kernels.silu_mul(gate_up) for _ in layers],
+        }
+        if nets:
+            y = nets[0][0].into(x)
+            mixed = kernels.convolve(y, nets[0][0].net.conv1d.weight, nets[0][2][0])
+            parts["convolve"] = lambda: [kernels.convolve(y, m.net.conv1d.weight, own[0]) for m, _, own in nets]
+            for warps in (4, 8, 16):
+                parts[f"delta_step_{warps}"] = lambda warps=warps: [
+                    kernels.delta_step(
+                        mixed, y, own[1], m.net.A_log, m.net.dt_bias, m.net.norm, m.key_heads, num_warps=warps
+                    )
+                    for m, _, own in nets
+                ]
+        return parts
+
+    @torch.no_grad()
+    def tune(self) -> None:
+        """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
+        b, n = self.halfway(), len(self.bench.prompts)
+        layers, kernels = [m for m in self.sampler.decoder.layers if hasattr(m, "qkv")], self.sampler.decoder.kernels
+        q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.bench.device, dtype=torch.bfloat16)
+        shared, before = (
+            torch.arange(n, device=self.bench.device) // 8 * 8,
+            (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS),
+        )
+        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
+        for (block, warps, stages), programs in [(s, 1024) for s in sizes] + [(sizes[1], 512), (sizes[1], 2048)]:
+            kernels.ATTEND.update(BLOCK=block, num_warps=warps, num_stages=stages)
+            kernels.ATTEND_PROGRAMS = programs
+            for label, group in (("own", b.group[:n]), ("shared8", shared)):
+                self.try_time(
+                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {programs}",
+                    lambda group=group: [
+                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
+                        for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
+                        if prompt
+                    ],
+                )
+        kernels.ATTEND.update(before[0])
+        kernels.ATTEND_PROGRAMS = before[1]
+        for part in ("qkv", "o", "gate_up", "down"):
+            self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
+        self.sampler.free()
+
+    def tune_linear(self, part: str, weights: list, kernels, n: int) -> None:
+        x = torch.randn(n, weights[0].shape[1], device=self.bench.device, dtype=torch.bfloat16)
+        delta = [torch.randint(-127, 128, w.shape, dtype=torch.int8, device=self.bench.device) for w in weights]
+        scale = torch.rand(len(weights[0]), device=self.bench.device)
+        out = torch.empty(n, len(weights[0]), device=self.bench.device, dtype=torch.bfloat16)
+        self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
+        self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
+        for bn, bk, warps, stages, splits in LINEAR_SIZES:
+            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
+            both = list(zip(weights, delta, strict=True))
+            self.try_time(
+                f"tune:{part} W+D8 {config}",
+                lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
+            )
+
+    def try_time(self, label: str, fn) -> None:
+        try:
+            self.bench.report.emit(f"{self.bench.name}\t{label}\t{self.time_us(fn):.0f} us")
+        except Exception as error:
+            self.bench.report.emit(f"{self.bench.name}\t{label}\tfailed: {str(error).splitlines()[0][:100]}")
