@@ -45,8 +45,8 @@ class Projection:
         return bool(torch.isfinite(self.norm).all())
 
     def row(self) -> dict[str, float]:
-        """Columns of steps.tsv: share of modules with c > 0, mean |g|; mean and std of c and mean cos_update over modules
-        whose r is not so small that chance alone gives large cosines (lib/chance.py)."""
+        """Columns of steps.tsv: share of modules with c > 0, mean |g|; mean and std of c and mean cos_update over
+        modules whose r is not so small that chance alone gives large cosines (lib/chance.py)."""
         row, kept = {"gnorm": self.norm.mean().item()}, counted(self.ranks)
         if not self.cos.isnan().any():
             row["cos"] = self.cos[kept].mean().item()

@@ -1,6 +1,6 @@
 """A folder that loads as a model of known shapes with random weights, for what needs a path and no network.
 
-    python -m bench.model_dir qwen3.5-2b DIR                           made on the GPU, bf16, with the organism's tokenizer
+    python -m bench.model_dir qwen3.5-2b DIR                           bf16 on a GPU, the organism's tokenizer
     python -m bench.model_dir qwen3.5-2b DIR --tokenizer LOCAL_DIR     with another's
     python -m bench.model_dir tiny-hybrid DIR                          small, for a CPU
 
@@ -33,9 +33,8 @@ def main() -> None:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    print(
-        f"{args.out}: {args.shape}, {sum(x.numel() for x in model.parameters()):,} parameters, {len(tokenizer)} tokens"
-    )
+    size = sum(x.numel() for x in model.parameters())
+    print(f"{args.out}: {args.shape}, {size:,} parameters, {len(tokenizer)} tokens")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which modules a mean of cosines is over.
 
 A random direction of r singular values has E|cos| = sqrt(2 / (pi r)): 0.20 at r = 16 (in_proj_a and in_proj_b of
-Qwen3.5-2B), as much as the thresholds that a mean cosine is read against, and 0.04 or less in that model's other modules.
+Qwen3.5-2B), as much as the thresholds that a mean cosine is read against; 0.04 or less in that model's other modules.
 """
 
 from __future__ import annotations
