@@ -301,5 +301,7 @@ def load_model(cfg: ModelConfig, device: torch.device) -> tuple[nn.Module, objec
     """(model, tokenizer, adapter) of a configuration: loaded, wrapped, on `device`, in eval mode."""
     attention = models.pick_attention(cfg.dtype, device)
     model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype, attention)
+    if device.type == "cuda" and (missing := models.missing_kernels(model.config)):
+        logger.info(missing)
     cache = Path(cfg.svd_cache) / models.model_slug(cfg.model, cfg.revision, cfg.dtype)
     return model, tokenizer, wrap(model, cache, device)

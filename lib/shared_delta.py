@@ -14,6 +14,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
 
 from lib.delta_rule import chunk_rule, gates, heads, torch_chunk_rule
@@ -22,6 +23,8 @@ from lib.delta_rule import chunk_rule, gates, heads, torch_chunk_rule
 def take_layouts(net: nn.Module) -> None:
     """Have transformers' gated delta net take a `layout`; without one it is what it was."""
     plain = net.forward
+    if (weight := net.conv1d.weight).is_cuda:
+        triton_kernels(weight.device)  # here, and not in a forward whose tensors are being counted
 
     @functools.wraps(plain)
     def forward(hidden_states: Tensor, cache_params=None, attention_mask=None, layout=None, **kwargs):
@@ -45,17 +48,36 @@ def shared_delta_net(net: nn.Module, x: Tensor, layout) -> Tensor:
 
 def convolve(mixed: Tensor, taps: Tensor, layout) -> Tensor:
     """silu of the causal convolution within each row, its prompt before it: mixed [L, C], taps [C, 1, K] -> [L, C]."""
-    taps, (L, C) = taps[:, 0].float(), mixed.shape
-    K = taps.shape[1]
-    before = F.pad(mixed, (0, 0, K - 1, 0))
-    out = sum(before[j : j + L] * taps[:, j] for j in range(K))
+    if mixed.is_cuda and (kernels := triton_kernels(mixed.device)):
+        return kernels.RaggedConvolution.apply(mixed, taps, *layout.sources(taps.shape[-1]))
+    return _torch_convolve(mixed, taps, layout)
 
-    # The first tokens of each row saw their neighbour in the sequence: once more, from where their inputs stand.
-    at, inputs = layout.firsts(K)
-    padded = torch.cat([mixed, mixed.new_zeros(1, C)])
-    window = padded.index_select(0, inputs.flatten()).view(-1, K, C)
-    out = out.index_copy(0, at, (window * taps.T).sum(1))
-    return F.silu(out).to(mixed.dtype)
+
+def _torch_convolve(mixed: Tensor, taps: Tensor, layout) -> Tensor:
+    padded = torch.cat([mixed, mixed.new_zeros(1, mixed.shape[1])]).float()
+    source, taps = layout.sources(taps.shape[-1])[0].T, taps[:, 0].T.float()
+    return F.silu(sum(padded.index_select(0, s) * w for s, w in zip(source, taps, strict=True))).to(mixed.dtype)
+
+
+@functools.cache
+def triton_kernels(device: torch.device):
+    """The module lib.delta_kernels where it agrees with plain torch on a small case, else None."""
+    from lib.shared_prefix import Layout
+
+    layout, taps = Layout([2, 5], [[4], [3, 1]], device), torch.randn(24, 1, 4, device=device)
+    try:
+        from lib import delta_kernels
+
+        with torch.enable_grad():
+            x = torch.randn(15, 24, device=device, requires_grad=True)
+            pair = _torch_convolve(x, taps, layout), delta_kernels.RaggedConvolution.apply(x, taps, *layout.sources(4))
+            torch.testing.assert_close(*pair, atol=1e-4, rtol=1e-4)
+            grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in pair]
+            torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+    except Exception as error:  # Triton raises whatever its compiler meets
+        logger.warning(f"the convolution of gated delta nets without Triton ({error}): slower")
+        return None
+    return delta_kernels
 
 
 def _ragged(rule, parts: tuple[Tensor, ...], layout) -> Tensor:

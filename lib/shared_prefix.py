@@ -91,7 +91,7 @@ class Layout:
         self.device = torch.device(device)
         # Tokens of all prompts: the completions begin here.
         self.start = sum(self.prompts)
-        self._firsts: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sources: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def inputs(self, positions: Tensor) -> dict:
         """Arguments of the model's forward beside the ids; positions [L] int64."""
@@ -134,34 +134,34 @@ class Layout:
         counts = torch.tensor([len(lengths) for lengths in self.completions])
         return torch.arange(len(counts)).repeat_interleave(counts).to(self.device)
 
-    def firsts(self, K: int) -> tuple[Tensor, Tensor]:
-        """`_firsts_of(K)`, made once."""
-        if K not in self._firsts:
-            self._firsts[K] = self._firsts_of(K)
-        return self._firsts[K]
+    def sources(self, K: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a causal convolution of K taps reads, made once: (positions [L, K] int32, tap K - 1 the token itself, L
+        where that is before the prompt; token, tap and position [m] int64 of what completions read of their prompt)."""
+        if K not in self._sources:
+            self._sources[K] = self._sources_of(K)
+        return self._sources[K]
 
-    def _firsts_of(self, K: int) -> tuple[Tensor, Tensor]:
-        """Of the first K - 1 tokens of every prompt and completion: position [n], and the positions [n, K] of what a
-        causal convolution of K taps reads there, L where that is before the prompt."""
-        L = self.start + sum(map(sum, self.completions))
-        at: list[int] = []
-        inputs: list[list[int]] = []
+    def _sources_of(self, K: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        prompts, counts = torch.tensor(self.prompts), torch.tensor([len(part) for part in self.completions])
+        lengths = torch.cat([prompts, torch.tensor([n for part in self.completions for n in part])])
+        firsts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        t = torch.arange(len(firsts))
 
-        def begin(first: int, length: int, before: list[int]) -> None:
-            line = [L] * (K - 1) + before
-            line = line[len(line) - K + 1 :] + list(range(first, first + min(K - 1, length)))
-            at.extend(range(first, first + min(K - 1, length)))
-            inputs.extend(line[i : i + K] for i in range(len(line) - K + 1))
+        # Of each token: where its prompt ends and how long that is, nothing for the prompts' own.
+        nothing = torch.zeros_like(prompts)
+        end, size = (
+            torch.cat([nothing, of.repeat_interleave(counts)]).repeat_interleave(lengths)
+            for of in (prompts.cumsum(0), prompts)
+        )
 
-        end, first = 0, self.start
-        for prompt, lengths in zip(self.prompts, self.completions, strict=True):
-            begin(end, prompt, [])
-            tail = list(range(max(end, end + prompt - K + 1), end + prompt))
-            end += prompt
-            for length in lengths:
-                begin(first, length, tail)
-                first += length
-        return torch.tensor(at, device=self.device), torch.tensor(inputs, device=self.device)
+        # Within the row, else as far back in the prompt.
+        lag = torch.arange(K - 1, -1, -1)
+        back = lag - (t - firsts)[:, None]
+        in_prompt = (back > 0) & (back <= size[:, None])
+        source = torch.where(back <= 0, t[:, None] - lag, torch.where(in_prompt, end[:, None] - back, len(t)))
+        token, tap = in_prompt.nonzero().T
+        carried = (token, tap, source[token, tap])
+        return source.int().to(self.device), tuple(x.to(self.device) for x in carried)
 
     def _segments(self, lengths: list[int]) -> tuple[Tensor, int]:
         ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
