@@ -32,6 +32,7 @@ from tqdm import tqdm
 from config import ModelConfig
 from lib import models
 from lib.errors import AdapterError
+from lib.fused import fuse
 from lib.svd import cached_svd
 from lib.tensors import save_atomic
 
@@ -304,4 +305,6 @@ def load_model(cfg: ModelConfig, device: torch.device) -> tuple[nn.Module, objec
     if device.type == "cuda" and (missing := models.missing_kernels(model.config)):
         logger.info(missing)
     cache = Path(cfg.svd_cache) / models.model_slug(cfg.model, cfg.revision, cfg.dtype)
-    return model, tokenizer, wrap(model, cache, device)
+    adapter = wrap(model, cache, device)
+    fuse(model)
+    return model, tokenizer, adapter

@@ -96,6 +96,7 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     Each has its own prompt also where the model shares them: a shared token's gradient belongs to several rows.
     """
     cfg, parts = run.cfg, []
+    run.model.train(cfg.grad_checkpoint)  # as in training, whose micro-batch it is
     size = cfg.micro_batch or 8
     if cfg.micro_tokens and not cfg.micro_batch:
         longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
@@ -110,6 +111,7 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
             means = torch.stack([part.mean() for part in logp.split(packed.lengths)])
             torch.autograd.grad(-means.sum(), list(run.adapter.delta().values()))
         parts.append({name: t.cpu() for name, t in sums.items()})
+    run.model.eval()
     return {name: torch.cat([part[name] for part in parts]) for name in run.adapter.modules}
 
 

@@ -213,7 +213,7 @@ smoke *ARGS: setup
 # the test suite
 [no-exit-message]
 test *ARGS: setup
-    {{py}} -m pytest "$@"
+    {{py}} -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
 
 # ruff, without changing anything
 [no-exit-message]

@@ -143,6 +143,18 @@ def reset_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
+def kernel_table(fn, device: str, rows: int = 45) -> str:
+    """Where fn spends its time, by kernel (on a CPU: by operator)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = device == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        fn()
+        sync(device)
+    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    return found.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=90)
+
+
 class Report:
     """A TSV on stdout and in the file `out`: a line that says where and with what it was measured, columns, rows."""
 

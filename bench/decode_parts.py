@@ -5,6 +5,8 @@ bench/decode.py's rows `parts`, `parts_D` and `tune`, with its model, prompts an
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 
 from bench.common import sync
@@ -13,9 +15,10 @@ from sampling.delta_net import DeltaNetLayer
 from sampling.layers import DecoderLayer
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages, splits (0: by the kernel's own rule) that `tune` tries.
-LINEAR_SIZES = ((64, 128, 4, 3, 0), (64, 64, 4, 5, 0), (32, 128, 4, 4, 0), (64, 128, 4, 4, 0), (128, 64, 4, 4, 0),
-                (64, 128, 4, 3, 4), (64, 128, 8, 3, 0))  # fmt: skip
+# BN, BK, warps, stages and splits that `tune` tries for W x + D8 x.
+LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 128, 8, 3), (64, 64, 4, 3), (64, 64, 4, 5), (32, 128, 4, 3),
+                (32, 256, 4, 2), (128, 64, 4, 3), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3))  # fmt: skip
+SPLITS = {"qkv": (1, 2, 3, 4), "o": (2, 3, 4, 6, 8), "gate_up": (1, 2), "down": (3, 4, 6, 8)}
 # A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
 PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 
@@ -61,9 +64,8 @@ class StepParts:
                 given = torch.randn(n, products[0].d_in, device=self.bench.device, dtype=x.dtype)
                 timed[part] = lambda products=products, given=given: [product(given) for product in products]
         timed["lm_head"] = lambda: self.bench.model.lm_head(x)
-        timed["draw"] = lambda: noise.draw(logits, b.keys[:n], b.step, 1.0, 20)
-        timed["topk"] = lambda: logits.topk(20, dim=-1, sorted=False)
-        timed["log_softmax"] = lambda: logits.log_softmax(-1, dtype=torch.float32)
+        draw = kernels.draws.draw if kernels and kernels.draws.fits(logits, 20) else noise.draw
+        timed["draw"] = lambda: draw(logits, b.keys[:n], b.step, 1.0, 20)
         if kernels:
             timed |= self.kernel_parts(b, x)
         for part, fn in timed.items():
@@ -82,7 +84,7 @@ class StepParts:
         first = attention[0][0]
         q = torch.randn(n, first.heads, first.head_dim, device=self.bench.device, dtype=x.dtype)
         qkv, gate_up = first.qkv(x), first.gate_up(x)
-        shared = torch.arange(n, device=self.bench.device) // 8 * 8
+        shared = torch.arange(n, device=self.bench.device) // 12 * 12
 
         def attend(group: torch.Tensor) -> list[torch.Tensor]:
             return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention]
@@ -94,7 +96,7 @@ class StepParts:
                 for layer, _, own in attention
             ],
             "attend": lambda: attend(b.group[:n]),
-            "attend_shared8": lambda: attend(shared),
+            "attend_shared12": lambda: attend(shared),
             "silu_mul": lambda: [kernels.silu_mul(gate_up) for _ in layers],
         }
         if nets:
@@ -116,25 +118,27 @@ class StepParts:
         b, n = self.halfway(), len(self.bench.prompts)
         layers, kernels = [m for m in self.sampler.decoder.layers if hasattr(m, "qkv")], self.sampler.decoder.kernels
         q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.bench.device, dtype=torch.bfloat16)
-        shared, before = (
-            torch.arange(n, device=self.bench.device) // 8 * 8,
-            (dict(kernels.ATTEND), kernels.ATTEND_PROGRAMS),
-        )
-        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (32, 2, 4), (128, 8, 2))
-        for (block, warps, stages), programs in [(s, 1024) for s in sizes] + [(sizes[1], 512), (sizes[1], 2048)]:
-            kernels.ATTEND.update(BLOCK=block, num_warps=warps, num_stages=stages)
-            kernels.ATTEND_PROGRAMS = programs
-            for label, group in (("own", b.group[:n]), ("shared8", shared)):
+        together, names = torch.arange(n, device=self.bench.device) // 12 * 12, ("SHARED_PROGRAMS", "OWN_PROGRAMS")
+        wide = kernels.ATTEND_WIDE if layers[0].head_dim > 128 else kernels.ATTEND
+        before = dict(wide), [getattr(kernels, name) for name in names]
+        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (128, 8, 2), (32, 4, 4))
+        programs = ((512, 1024), (256, 512), (1024, 1024), (512, 512))
+        for (block, warps, stages), counts in [(s, programs[0]) for s in sizes] + [(sizes[1], c) for c in programs[1:]]:
+            wide.update(BLOCK=block, num_warps=warps, num_stages=stages)
+            for name, count in zip(names, counts, strict=True):
+                setattr(kernels, name, count)
+            for label, group in (("own", b.group[:n]), ("shared12", together)):
                 self.try_time(
-                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {programs}",
+                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {counts}",
                     lambda group=group: [
                         kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
                         for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
                         if prompt
                     ],
                 )
-        kernels.ATTEND.update(before[0])
-        kernels.ATTEND_PROGRAMS = before[1]
+        wide.update(before[0])
+        for name, count in zip(names, before[1], strict=True):
+            setattr(kernels, name, count)
         for part in ("qkv", "o", "gate_up", "down"):
             self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
         self.sampler.free()
@@ -146,7 +150,7 @@ class StepParts:
         out = torch.empty(n, len(weights[0]), device=self.bench.device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
         self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for bn, bk, warps, stages, splits in LINEAR_SIZES:
+        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS[part]):
             config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
             both = list(zip(weights, delta, strict=True))
             self.try_time(

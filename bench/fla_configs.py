@@ -1,8 +1,8 @@
 """One configuration for each kernel of flash-linear-attention, in its own format: python -m bench.fla_configs DIR
 
-Its autotuning compiles some hundred variants, minutes on a bare machine before the first step. With FLA_CACHE_MODE=full and
-FLA_CONFIG_DIR=DIR every kernel takes what stands here: of its own list the one nearest to 4 warps, 2 stages and blocks of
-64. For short sessions; a run of hours tunes once and keeps the result in Triton's cache.
+Its autotuning compiles some hundred variants, minutes on a bare machine before the first step. With FLA_CACHE_MODE=full
+and FLA_CONFIG_DIR=DIR every kernel takes what stands here: of its own list the one nearest to 4 warps, 2 stages and
+blocks of 64. For short sessions; a run of hours tunes once and keeps the result in Triton's cache.
 """
 
 from __future__ import annotations

@@ -1,26 +1,39 @@
 #!/usr/bin/env bash
-# What a GPU says of Qwen3.5's shapes, part by part under a time limit; figures in $OUT: bash bench/gpu_hybrid.sh [part...]
-# Parts: check (small shapes: kernels against torch), decode, hf (transformers generate), step.
+# What a GPU says of Qwen3.5's shapes, part by part, each with a time limit and a log of its own in $OUT:
+#
+#     bash bench/gpu_hybrid.sh [PART ...]
+#
+# Parts: decode (ms a step, parts of it), step (preset mid's rollout and training), hf (transformers generate), probe (a
+# model folder with random weights, then full-probe from gate 0 to the report, three steps a run).
 set -uo pipefail
-out=${OUT:-outputs/gpu_hybrid}
+out=${OUT:-outputs/gpu_hybrid} work=$(mktemp -d)
 mkdir -p "$out"
-part() { # name, seconds, command
-    local name=$1 limit=$2
+export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false FLA_CACHE_MODE=full FLA_CONFIG_DIR=$work/fla
+wanted=${*:-configs decode step hf probe}
+
+part() { # NAME SECONDS COMMAND...
+    local name=$1 limit=$2 start=$SECONDS
     shift 2
-    case " ${wanted:-check decode hf step} " in *" $name "*) ;; *) return ;; esac
-    echo "== $name: $*"
-    SECONDS=0
-    timeout "$limit" "$@" >"$out/$name.log" 2>&1
-    echo "== $name: status $?, $SECONDS s"
-    tail -n 40 "$out/$name.log" | cut -c1-400
+    case " configs $wanted " in *" $name "*) ;; *) return ;; esac
+    timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
+    echo "== $name: status $?, $((SECONDS - start)) s of $limit"
+    tail -n 30 "$out/$name.log" | cut -c1-400
 }
-wanted="$*"
-python3 -c 'import importlib.metadata as m, torch
-for p in ("torch", "transformers", "triton", "flash-linear-attention", "fla-core", "causal-conv1d"):
-    try: print(p, m.version(p))
-    except m.PackageNotFoundError: print(p, None)
-print(torch.cuda.get_device_name())'
-part check 45 python3 -m bench.decode --models tiny-hybrid --prompt 60 --new 60 --rows graph,graph_D8 --out "$out/check.tsv"
-part decode 90 python3 -m bench.decode --models qwen3.5-2b --rows graph,parts,graph_D8,parts_D --out "$out/decode.tsv"
-part hf 45 python3 -m bench.decode --models qwen3.5-2b --rows hf_dynamic --out "$out/hf.tsv"
-part step 100 python3 -m bench.step --model qwen3.5-2b --G 8 --rows rollout,train_padded,train_shared,agree,step --out "$out/step.tsv"
+
+part configs 60 python3 -m bench.fla_configs "$work/fla"
+part decode 120 python3 -m bench.decode --models qwen3.5-2b --rows graph,graph_D8,parts_D --out "$out/decode.tsv"
+part step 200 python3 -m bench.step --model qwen3.5-2b --G 8 --micro-tokens 16384 --out "$out/step.tsv" \
+    --rows rollout,train_padded,train_shared,grade,step,agree
+part hf 60 python3 -m bench.decode --models qwen3.5-2b --rows hf_dynamic --out "$out/hf.tsv"
+probe() {
+    python3 -m bench.model_dir qwen3.5-2b "$work/model" &&
+        python3 -m tools.full_probe --preset mid --model "$work/model" --label random --svd-cache "$work/svd" \
+            --problems organism --eval-file "" --steps 3 --max-new 256 --n-eval 8 --eval-samples 1 --final-samples 1 \
+            --warmup 1 --tripwires warn --go-on --share-prefix
+}
+export -f probe
+export work
+part probe 240 bash -c probe
+cp outputs/mid-random/vanilla_s41/steps.tsv "$out/probe_steps.tsv" 2>/dev/null
+cp outputs/mid-random/report/report.md "$out/probe_report.md" 2>/dev/null
+rm -rf "$work"

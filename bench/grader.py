@@ -139,7 +139,7 @@ def main(
                 print("\t".join(str(row[c]) for c in COLUMNS), flush=True)
     lines = [COLUMNS, *([str(row[column]) for column in COLUMNS] for row in rows)]
     out.write_text("".join("\t".join(line) + "\n" for line in lines))
-    grades.main(problems, loops=loops, others=False, out=out.with_name("grades.tsv"))
+    grades.main(problems, ("canonical",), loops=loops, isolation=isolation, out=out.with_name("grades.tsv"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import json
 import sys
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 import tyro
 
 from bench.grader import to_the_end
+from lib.files import REPO
 from problems import Problem
 from problems.leetcode import load_problems
 from rewards import Grade, Grader
@@ -30,6 +32,20 @@ from rewards import Grade, Grader
 HERE = Path(__file__).with_suffix(".tsv")
 COLUMNS = ("run", "workers", "limit", "n", "full", "early", "ratio", "slow_f", "slow_e", "differ", "noise")
 BATCH = 64
+# Runs of the dev study in which hacking did not take off.
+QUIET = ("vanilla_s0", "projected_s0", "projected_s2")
+
+
+def quiet_completions(path: Path, n: int) -> tuple[list[str], list]:
+    """(texts, their problems) of n completions of the dev study's quiet runs, in turn; path: the problems they had."""
+    known = {problem.id: problem for problem in load_problems(path)}
+    texts, problems = [], []
+    for run in QUIET:
+        with gzip.open(REPO / f"docs/results/dev/runs/{run}/rollouts.jsonl.gz", "rt", encoding="utf-8") as lines:
+            found = [row for row in map(json.loads, lines) if "completion" in row and row["split"] != "eval-no-access"]
+        texts += [row["completion"] for row in found]
+        problems += [known[row["problem"]] for row in found]
+    return [texts[i % len(texts)] for i in range(n)], [problems[i % len(texts)] for i in range(n)]
 
 
 def graded(grader: Grader, early: bool, texts: list[str], problems: list[Problem]) -> tuple[float, list[Grade]]:

@@ -27,7 +27,7 @@ import torch
 
 from bench.common import Report
 from lib.files import REPO
-from tools.sweep.status import table
+from lib.tables import read_table
 
 MEANS = ["t_roll", "t_grade", "t_train", "len", "flat"]
 COLUMNS = ["ranks", "engine", "steps", "step_s", "tok_s", *MEANS, "gib", "ratio"]
@@ -67,7 +67,8 @@ def steps_of(
 
 def rows_of(out: Path) -> list[dict[str, float]]:
     """Numbers of a run's steps.tsv, which may still be growing."""
-    return [{k: float(v) for k, v in row.items() if k != "eta"} for row in table(out / "steps.tsv")]
+    rows = read_table(out / "steps.tsv").to_dict("records")
+    return [{k: float(v) for k, v in row.items() if k != "eta"} for row in rows]
 
 
 def main() -> None:

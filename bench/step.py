@@ -11,13 +11,18 @@ passes is timed.
 
 Rows: rollout_D8; train_padded (every completion with its own prompt, micro-batch 8) and train_shared (a group's prompt
 once; micro-tokens in the note); agree (what differs between the two in bf16, and between two batchings of padded rows);
-grade (96 programs of the organism); step (their sum with the last of train); largest_G (by lib/memory.py).
+grade (96 programs of the organism); behind (in place of rollout and grade: completions of quiet dev runs, --problems,
+ended at a token for 3.3 characters and graded while others are decoded; the note has how long they take alone); step
+(the parts' sum with the last of train); largest_G (by lib/memory.py); profile (kernels of a pass, on stderr).
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -28,6 +33,7 @@ from bench.common import (
     adapt,
     batch_of,
     build,
+    kernel_table,
     parser,
     peak_gib,
     pick_device,
@@ -37,10 +43,14 @@ from bench.common import (
     sync,
     vanilla_update,
 )
+from bench.replay import quiet_completions
 from config import Config
+from grading.stream import GradingStream
 from grpo import completion_logprobs
 from lib.errors import UserError
-from lib.memory import fit_micro_batch
+from lib.files import REPO
+from lib.fused import fuse
+from lib.memory import MOST_LOGIT_ROWS, fit_micro_batch
 from lib.packing import Passes
 from lib.shared_prefix import share_prefix
 from problems import EVALUATOR
@@ -51,14 +61,17 @@ from sampling.sampler import Sampler
 from train import backward_rows
 
 COLUMNS = ["model", "row", "P", "G", "max_new", "s", "peak_gib", "note"]
-ROWS = ["rollout", "train_padded", "train_shared", "agree", "grade", "step", "largest_G"]
+ROWS = ["rollout", "train_padded", "train_shared", "agree", "grade", "behind", "step", "largest_G", "profile"]
 
 
 class ForcedEnds(Sampler):
     """A Sampler whose row b ends after ends[b] tokens; the flag is set where an end token would set it."""
 
     def force(self, ends) -> None:
-        self.ends = torch.tensor(ends, device=self.device)
+        ends = torch.tensor(ends, device=self.device)
+        if getattr(self, "ends", ends[:0]).shape == ends.shape:
+            ends = self.ends.copy_(ends)  # graphs read it where it is
+        self.ends = ends
 
     def emit(self, batch, n, logits, step) -> None:
         super().emit(batch, n, logits, step)
@@ -80,7 +93,9 @@ class Bench:
 
         # The model with a small random delta, and the sampler over it.
         self.model = build(a.model, device)
-        checkpoint_layers(self.model)
+        if not a.no_checkpoint:
+            checkpoint_layers(self.model)
+        fuse(self.model)
         self.adapter = adapt(self.model)
         share_prefix(self.model)
         self.sampler = ForcedEnds(self.model, eos_ids=[], pad_id=0)
@@ -103,19 +118,16 @@ class Bench:
         """As much of a run as training needs."""
         a = self.args
         cfg = Config(
-            arm="vanilla",
             prompts=a.P,
             group=a.G,
             max_new=a.max_new,
             micro_batch=micro_batch,
             micro_tokens=micro_tokens,
             beta=1e-3,
-            grad_checkpoint=True,
-            logprob_chunk=1024,
+            grad_checkpoint=not a.no_checkpoint,
+            logprob_chunk=MOST_LOGIT_ROWS,
         )
-        run = run_of(cfg, self.model, self.adapter, self.sampler, self.device)
-        run.share = share
-        return run
+        return replace(run_of(cfg, self.model, self.adapter, self.sampler, self.device), share=share)
 
     # --- parts ---
 
@@ -191,21 +203,47 @@ class Bench:
         self.row("agree", None, f"shared - padded: {off(shared, padded)}; padded - one row at a time: "
                  f"{off(alone, padded)}; shared - one row at a time: {off(shared, alone)}")  # fmt: skip
 
-    def grade(self) -> None:
-        problems = organism_problems(96, seed=0, split="train")
-        texts = [f"```python\n{p.canonical}\n```" for p in problems]
+    def with_grader(self, name: str, measure) -> None:
+        """measure(grader) with the strongest isolation that works here."""
         for isolation in ("bwrap", "rlimits"):
             try:
-                with Grader(isolation=isolation) as grader:
-                    for _ in range(2):
-                        start = time.perf_counter()
-                        grades = grader.grade(texts, problems, [EVALUATOR] * len(texts))
-                        self.seconds["grade"] = time.perf_counter() - start
-                passed = sum(g.gt_pass for g in grades)
-                return self.row("grade", self.seconds["grade"], f"96 programs, {passed} pass, isolation {isolation}")
+                with Grader(workers=self.args.workers, isolation=isolation) as grader:
+                    return measure(grader)
             except Exception as error:
-                print(f"# grade with {isolation}: {error}", file=sys.stderr)
-        self.row("grade", None, "no isolation works here")
+                print(f"# {name} with {isolation}: {error}", file=sys.stderr)
+        self.row(name, None, "no isolation works here")
+
+    def grade(self, grader: Grader) -> None:
+        problems = organism_problems(96, seed=0, split="train")
+        texts = [f"```python\n{p.canonical}\n```" for p in problems]
+        for _ in range(2):
+            start = time.perf_counter()
+            grades = grader.grade(texts, problems, [EVALUATOR] * len(texts))
+            self.seconds["grade"] = time.perf_counter() - start
+        passed = sum(g.gt_pass for g in grades)
+        self.row("grade", self.seconds["grade"], f"96 programs, {passed} pass, isolation {grader.isolation}")
+
+    def behind(self, grader: Grader) -> None:
+        a, rows, new = self.args, list(range(len(self.rows))), self.args.max_new
+        texts, problems = quiet_completions(a.problems, len(rows))
+        lengths = [min(new, math.ceil(len(text) / 3.3)) for text in texts]
+        names = [EVALUATOR] * len(rows)
+        self.sampler.force(lengths)
+        for seed in (0, 1000, 2000):  # medians would need more; the first captures
+            stream = GradingStream(grader.start(), texts.__getitem__, problems, names)
+            start = sync(self.device.type)
+            self.sampler.sample(self.rows, range(seed, seed + len(rows)), new, stream.ended)
+            middle = sync(self.device.type)
+            stream.finish(rows)
+            self.seconds |= {"rollout": middle - start, "grade": time.perf_counter() - middle}
+        start = time.perf_counter()
+        grader.grade(texts, problems, names)
+        alone = time.perf_counter() - start
+        hidden = 1 - self.seconds["grade"] / alone
+        self.row("behind", self.seconds["rollout"] + self.seconds["grade"],
+                 f"rollout {self.seconds['rollout']:.2f}, then waiting {self.seconds['grade']:.2f}, grading alone "
+                 f"{alone:.2f}, hidden {hidden:.0%}, {grader.pool.workers} workers, isolation {grader.isolation}, "
+                 f"{sum(lengths)} tokens, longest {max(lengths)}")  # fmt: skip
 
     def largest_group(self) -> None:
         """By bisection in steps of 4: the largest G whose worst case fits beside the sampler's memory."""
@@ -249,6 +287,22 @@ class Bench:
         self.row("largest_G", None, f"micro-tokens {fits.get(low * 4)}, prompt {longest}, a tenth left free", low * 4)
         self.sampler.free()
 
+    def profile(self) -> None:
+        """Where a training pass spends its time, by kernel."""
+        run, completions = self.run(share=True, micro_tokens=8192), self.completions()
+        part = run.passes.split(self.rows, completions)[0]
+        rows = [[self.rows[b] for b in part], [completions[b] for b in part], [self.logprobs[b][: self.lengths[b]] for b
+                in part], [torch.tensor((-1.0) ** b) for b in part]]  # fmt: skip
+        self.model.train()
+        backward_rows(run, *rows)
+        start = sync(self.device.type)
+        backward_rows(run, *rows)
+        seconds = sync(self.device.type) - start
+        print(kernel_table(lambda: backward_rows(run, *rows), self.device.type), file=sys.stderr)
+        self.model.eval()
+        self.model.zero_grad(set_to_none=True)
+        self.row("profile", seconds, f"one pass of {len(part)} rows with shared prompts; kernels on stderr")
+
     def total(self) -> None:
         parts = ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items())
         self.row("step", sum(self.seconds.values()), parts)
@@ -257,13 +311,17 @@ class Bench:
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("--model", default="qwen3-4b", choices=list(SHAPES))
-    p.add_argument("--rows", default=",".join(ROWS[:-1]), help=f"of {', '.join(ROWS)}")
+    p.add_argument("--rows", default="rollout,train_padded,train_shared,agree,grade,step",
+                   help=f"of {', '.join(ROWS)}")  # fmt: skip
     p.add_argument("--P", type=int, default=8)
     p.add_argument("--G", type=int, default=12)
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--max-new", type=int, default=1024)
     p.add_argument("--micro-batch", type=int, default=8, help="of train_padded")
     p.add_argument("--micro-tokens", default="8192", help="of train_shared, one row each: 8192,16384")
+    p.add_argument("--problems", type=Path, default=REPO / "data/leetcode_medhard_80.jsonl", help="of behind")
+    p.add_argument("--no-checkpoint", action="store_true", help="keep activations, as preset dev does")
+    p.add_argument("--workers", type=int, default=0, help="that grade; 0: one a core")
     args = p.parse_args()
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, max_new=32, micro_tokens="64,256")
     rows = pick_rows(p, args.rows, ROWS)
@@ -276,7 +334,12 @@ def main() -> None:
     for tokens in map(int, args.micro_tokens.split(",") if "train_shared" in rows else []):
         shared = bench.run(share=True, micro_tokens=tokens)
         bench.guarded("train_shared", lambda run=shared: bench.train("train_shared", run))
-    for name, fn in (("agree", bench.agree), ("grade", bench.grade), ("step", bench.total)):
+    if "agree" in rows:
+        bench.guarded("agree", bench.agree)
+    for name, measure in (("grade", bench.grade), ("behind", bench.behind)):
+        if name in rows:
+            bench.guarded(name, lambda name=name, measure=measure: bench.with_grader(name, measure))
+    for name, fn in (("step", bench.total), ("profile", bench.profile)):
         if name in rows:
             bench.guarded(name, fn)
     if "largest_G" in rows:

@@ -9,8 +9,9 @@ no end token), so the work is equal. TRL trains a peft LoRA (r = 32 on the Linea
 with transformers generate; here: sampling.Sampler, train.backward, AdamW on delta_S. Seconds: median step after the
 first two. Needs trl and datasets, which the project itself does not.
 
-Rows: trl; ours (a group's prompt once, as many tokens a pass as TRL's micro-batch has); ours_padded (every completion
-with its own prompt, as in TRL); both without checkpointing (--rows).
+Rows: trl; trl_liger (its Liger kernels), trl_fast (these, and transformers' static cache, compiled); ours (a group's
+prompt once, as many tokens a pass as TRL's micro-batch has); ours_padded (every completion with its own prompt, as in
+TRL); both without checkpointing. vLLM, which TRL can sample with, is none of these: docs/method.md.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ from bench.common import (
 from bench.train import target_names
 from config import Config
 from lib.files import REPO
+from lib.fused import fuse
+from lib.memory import MOST_LOGIT_ROWS
 from lib.shared_prefix import share_prefix
 from problems.organism import organism_problems
 from sampling.sampler import Sampler
 
 COLUMNS = ["model", "row", "P", "G", "prompt", "new", "s", "to_trl", "roll_s", "train_s", "peak_gib", "mem_to_trl",
            "note"]  # fmt: skip
-ROWS = ["trl", "ours", "ours_padded", "trl_no_checkpoint", "ours_no_checkpoint"]
+ROWS = ["trl", "ours", "ours_padded", "ours_no_checkpoint", "trl_liger", "trl_fast", "trl_no_checkpoint"]
 
 
 class Bench:
@@ -114,9 +117,12 @@ class Bench:
                 gradient_accumulation_steps=a.P * a.G // a.micro_batch, num_generations=a.G, max_steps=a.steps,
                 max_completion_length=a.new, generation_kwargs={"min_new_tokens": a.new}, temperature=1.0, top_k=20,
                 beta=0.0, num_iterations=1, loss_type="dr_grpo", scale_rewards="none", bf16=not cpu, use_cpu=cpu,
-                gradient_checkpointing=name == "trl", gradient_checkpointing_kwargs={"use_reentrant": False},
+                gradient_checkpointing=name != "trl_no_checkpoint",
+                gradient_checkpointing_kwargs={"use_reentrant": False},
                 learning_rate=7e-5, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
                 remove_unused_columns=False, dataloader_num_workers=0,
+                use_liger_kernel=name in ("trl_liger", "trl_fast"),
+                cache_implementation="static" if name == "trl_fast" else None,
             )  # fmt: skip
             trainer = GRPOTrainer(
                 model=model, reward_funcs=reward, args=config, processing_class=self.tokenizer,
@@ -135,6 +141,7 @@ class Bench:
         grad_checkpoint = name != "ours_no_checkpoint"
         if grad_checkpoint:
             checkpoint_layers(model)
+        fuse(model)
         adapter = adapt(model)
         sampler = Sampler(model, eos_ids=[], pad_id=self.tokenizer.pad_token_id)
         share = name != "ours_padded" and share_prefix(model)
@@ -146,7 +153,7 @@ class Bench:
             micro_batch=0 if share else a.micro_batch,
             micro_tokens=rows_of_tokens if share else 0,
             beta=0.0,
-            logprob_chunk=1024,
+            logprob_chunk=MOST_LOGIT_ROWS,
             grad_checkpoint=grad_checkpoint,
         )
         run = run_of(cfg, model, adapter, sampler, self.device, self.tokenizer.pad_token_id)
@@ -177,7 +184,7 @@ def main() -> None:
     p.add_argument("--new", type=int, default=256)
     p.add_argument("--micro-batch", type=int, default=8)
     p.add_argument("--steps", type=int, default=4)
-    p.add_argument("--rows", default="trl,ours,ours_padded,ours_no_checkpoint", help=f"of {', '.join(ROWS)}")
+    p.add_argument("--rows", default=",".join(ROWS[:-1]), help=f"of {', '.join(ROWS)}")
     args = p.parse_args()
     rows = pick_rows(p, args.rows, ROWS)
     device = pick_device(args, model="tiny", P=2, G=4, prompt=24, new=16, micro_batch=4)

@@ -42,7 +42,7 @@ class Candidate:
             if report.compiled or report.unknown:
                 self.labels = classify(self.program, self.evaluator, self.problem)
             if report.defined and not early:
-                session.submit(call, None, self.take_call)
+                session.submit(call, None, self.take_call, last=True)
 
         session.submit(truth, judge_of(self.tests), take_truth)
         if early:

@@ -1,16 +1,18 @@
-"""Zygotes on demand, and batches of programs run in three rounds, so that a grade depends on its program alone.
+"""Zygotes on demand, and batches of programs run in rounds, so that a grade depends on its program alone.
 
     looks    every program; one that has results is stopped at LOOK_S of its own time, and done if one of them is wrong
-    full     to their limits, from the start: those that were right so far, and those that had to make room
+    right    to their limits, from the start: those that were right so far
+    rest     the same: those that had to make room and had no results
     alone    one at a time: those that something beside the program may have ended
+    calls    own evaluators that were seen only when their program had ended
 
-Limits are in a program's own time (jail/README.md, section Time). No round begins before the last one has ended: a
-program that learns from being alive that its results were right meets none that could use it.
+Limits are in a program's own time (jail/README.md, section Time). No round begins before the last one has ended, and
+none but `right` has a program that learns, from being alive, that its results were right: it meets nobody who could
+use it, and what it may have left in a zygote goes with that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
@@ -18,15 +20,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from grading.execution import CUT, LOST, Execution, ExecutionReport, Judge, parse_report
 from grading.fork_server import PATIENCE_S, Answer, Limits, Zygote, no_sandbox
+from grading.host import OwnClock, free_memory_mb
 from grading.jail.locks import landlock_version
 from grading.jail.protocol import BEAT, LOOK, TOLD, WALL_S
 from grading.library import landlock_paths
 from lib.errors import SandboxError
 
+# Of a batch, in order; `alone` comes again at the end.
+ROUNDS = ("looks", "right", "rest", "alone", "calls")
 # Own seconds after which a program that has results is stopped in the first round.
 LOOK_S = 0.2
 # Limits of a later test and of all of them, in units of the first; no total is above LONGEST_S unless the first one is.
@@ -35,6 +39,8 @@ EACH, TOTAL, LONGEST_S = 6.0, 12.0, 24.0
 BATCH_S, RUN_S = 24.0, 0.1
 # Seconds of wall clock after which another program is started beside one.
 SLOW_S = 0.1
+# Share of a batch's time after which programs that take long make room for those that were right so far.
+LOOKS = 0.4
 # Share of the free memory that programs may take together.
 MEMORY = 0.5
 
@@ -50,45 +56,6 @@ def call_limits(timeout_s: float) -> Limits:
     return Limits(0.0, timeout_s, timeout_s, 2 * timeout_s)
 
 
-def free_memory_mb() -> float:
-    """MiB that programs could take: of the machine, or of the control group where that has less."""
-    free = 1e9
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(meminfo["MemAvailable"].split()[0]) / 1024
-    group = Path("/sys/fs/cgroup")
-    for most, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
-        folder = group / "memory" if most != "max" else group
-        with contextlib.suppress(OSError, ValueError):
-            limit, usage = (int((folder / f"memory.{name}").read_text()) for name in (most, used))
-            free = min(free, (limit - usage) / 2**20)
-    return free
-
-
-class OwnClock:
-    """A batch's own time: wall clock while programs run, slowed by the share of its cores that others took."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self.seconds = 0.0
-        self.last = time.monotonic()
-        # Since the clock was last moved: wall clock, core seconds that the batch could have used, and did.
-        self.wall = self.capacity = self.used = 0.0
-
-    def tick(self, live: int) -> None:
-        """Let the time pass in which so many programs ran."""
-        now = time.monotonic()
-        if live:
-            self.wall += now - self.last
-            self.capacity += (now - self.last) * min(live, self.workers)
-        self.last = now
-        if self.wall > 1.0:
-            share = min(1.0, self.used / self.capacity)
-            self.seconds += share * self.wall
-            self.used -= share * self.capacity
-            self.wall = self.capacity = 0.0
-
-
 @dataclass
 class Submission:
     """A program on its way through the rounds."""
@@ -97,8 +64,6 @@ class Submission:
     judge: Judge | None
     deliver: Callable[[ExecutionReport], None]
     """Called once, with the report that counts."""
-    results: bool = False
-    """It has reported results."""
     first: ExecutionReport | None = None
     """Its report that does not count yet, in the last round."""
 
@@ -161,6 +126,12 @@ class Pool:
         """End every zygote."""
         if self.session is not None:
             self.session.abandon()
+        self.renew()
+
+    def renew(self) -> None:
+        """End the idle zygotes: the next programs get new ones."""
+        for zygote in self.idle:
+            zygote.socket.close()  # all at once, and then each is waited for
         for zygote in self.idle:
             zygote.close()
         self.idle = []
@@ -179,11 +150,15 @@ class Session:
         self.most = max(pool.workers, min(self.most, int(MEMORY * free_memory_mb() / pool.memory_mb)))
         self.round = "looks"
         self.queue: deque[Submission] = deque()
-        self.later: dict[str, deque[Submission]] = {"full": deque(), "alone": deque()}
+        self.tests = 0
+        """So many at the head of the queue have tests: they go before own evaluators."""
+        self.later: dict[str, deque[Submission]] = {name: deque() for name in ROUNDS[1:]}
         self.busy: dict[Zygote, Submission] = {}
         self.clock = OwnClock(pool.workers)
         self.submitted = 0
         self.lost = False
+        self.informed = False
+        """Programs ran that knew, from being alive, that their results were right, or could have."""
         self.over = False
         """Its time is up."""
 
@@ -193,12 +168,25 @@ class Session:
         total = run_limits(self.pool.timeout_s, False).total
         return max(BATCH_S, total) + RUN_S * self.submitted / self.pool.workers
 
-    def submit(self, job: Execution, judge: Judge | None, deliver: Callable[[ExecutionReport], None]) -> None:
-        """Have a program run; `judge` its results, `deliver` gets its report. Also from within `deliver`."""
+    def submit(
+        self, job: Execution, judge: Judge | None, deliver: Callable[[ExecutionReport], None], last: bool = False
+    ) -> None:
+        """Have a program run; `judge` its results, `deliver` gets its report.
+
+        last: after all others, as must be what is submitted from within `deliver`: who finds itself run knows then that
+        another program has ended, and maybe why.
+        """
         if self.over:
             return deliver(ExecutionReport(stop=CUT))
-        self.queue.append(Submission(job, judge, deliver))
+        submission = Submission(job, judge, deliver)
         self.submitted += 1
+        if last:
+            self.later["calls"].append(submission)
+        elif job.tests:
+            self.queue.insert(self.tests, submission)
+            self.tests += 1
+        else:
+            self.queue.append(submission)
 
     def poll(self, seconds: float = 0.0) -> None:
         """Start what can start and take the reports that arrive within so many seconds. Raises SandboxError."""
@@ -214,15 +202,19 @@ class Session:
 
     def finish(self) -> None:
         """Run everything to its end, or until the batch's time is up. Raises SandboxError if programs cannot run."""
-        for name in ("looks", "full", "alone"):
+        self.clock.own()
+        for name in (*ROUNDS, "alone"):
+            self.round = name
             if name != "looks":
-                self.round = name
-                # Who is right so far goes first, should the time not suffice for all.
-                self.queue.extend(sorted(self.later[name], key=lambda submission: not submission.results))
+                self.queue, self.later[name] = self.later[name], deque()
             while self.queue or self.busy:
                 if self.clock.seconds > self.bound_s and not self.over:
                     self._cut()
+                if name == "looks" and not self.queue and self.clock.seconds > LOOKS * self.bound_s:
+                    self._tell(list(self.busy))
                 self.poll(SLOW_S / 4 if self.queue else 0.5)
+            if self.informed and name in ("right", "alone"):
+                self.pool.renew()
         if self.lost:
             self.pool.probe()  # either programs brought their zygotes down twice, or no program can run any more
 
@@ -232,6 +224,8 @@ class Session:
             zygote.close()
         self.busy = {}
         self.queue.clear()
+        if self.informed:
+            self.pool.renew()
 
     # --- starting ---
 
@@ -242,6 +236,7 @@ class Session:
         most, workers = (1, 1) if alone else (self.most, self.pool.workers)
         quick = sum(now - zygote.given < SLOW_S for zygote in self.busy)
         while self.queue and quick < workers and len(self.busy) < most:
+            self.tests = max(0, self.tests - 1)
             self._start(self.queue.popleft())
             quick += 1
 
@@ -249,16 +244,21 @@ class Session:
         if self.round == "looks" and len(self.busy) >= most:
             told = sum(zygote.told for zygote in self.busy)
             slow = sorted((z for z in self.busy if z.seconds > LOOK_S and not z.told), key=lambda z: -z.seconds)
-            for zygote in slow[: max(0, len(self.queue) - told)]:
+            self._tell(slow[: max(0, len(self.queue) - told)])
+
+    def _tell(self, zygotes: list[Zygote]) -> None:
+        """Have programs stopped."""
+        for zygote in zygotes:
+            if not zygote.told:
                 zygote.tell_to_end()
 
     def _start(self, submission: Submission) -> None:
-        """Give a program to an idle zygote, or to a new one: always so after one died, as others may be dying too."""
+        """Give a program to an idle zygote, or to a new one: always so the second time, as what ended it may have."""
         timeout_s = self.pool.timeout_s
         limits = run_limits(timeout_s, self.round == "looks") if submission.job.tests else call_limits(timeout_s)
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            fresh = not self.pool.idle or (submission.first is not None and submission.first.stop == LOST)
+            fresh = not self.pool.idle or submission.first is not None
             zygote = self.pool.zygote(fresh)
             try:
                 zygote.give(submission.job, limits)
@@ -302,7 +302,10 @@ class Session:
         else:
             try:
                 report = parse_report(submission.job, submission.judge, *answer)
-                self.pool.idle.append(zygote)
+                if submission.first is None:
+                    self.pool.idle.append(zygote)
+                else:
+                    zygote.close()
             except SandboxError as failed:  # its child could not be locked down
                 zygote.close()
                 error = str(failed)
@@ -311,9 +314,9 @@ class Session:
     def _settle(self, submission: Submission, report: ExecutionReport) -> None:
         """Deliver a report, or have its program run again in a later round."""
         undone = report.stop in (LOOK, TOLD) and not (report.loaded and report.wrong)
+        self.informed = self.informed or report.stop in (LOOK, TOLD)
         if self.round == "looks" and undone and not self.over:
-            submission.results = report.stop == LOOK
-            self.later["full"].append(submission)
+            self.later["right" if report.tested else "rest"].append(submission)
         elif self.round != "alone" and report.blameless and not self.over:
             submission.first = report
             self.later["alone"].append(submission)
@@ -327,9 +330,8 @@ class Session:
 
     def _cut(self) -> None:
         """The batch's time is up: stop what runs, and deliver what there is."""
-        for zygote in self.busy:
-            zygote.tell_to_end()
-        waiting = [*self.queue, *self.later["full"], *self.later["alone"]]
+        self._tell(list(self.busy))
+        waiting = [*self.queue, *(submission for queue in self.later.values() for submission in queue)]
         for queue in (self.queue, *self.later.values()):
             queue.clear()
         self.over = True

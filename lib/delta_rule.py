@@ -31,6 +31,13 @@ def heads(net: nn.Module, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v.unflatten(-1, (-1, net.head_v_dim))
 
 
+def ragged_convolution(mixed: Tensor, taps: Tensor, source: Tensor) -> Tensor:
+    """silu(sum_j w_j mixed[source_tj]): mixed [L, C], taps [C, 1, K], source [L, K] int32, L where nothing is read."""
+    padded = torch.cat([mixed, mixed.new_zeros(1, mixed.shape[1])]).float()
+    pairs = zip(source.T, taps[:, 0].T.float(), strict=True)
+    return F.silu(sum(padded.index_select(0, at) * w for at, w in pairs)).to(mixed.dtype)
+
+
 def unit(x: Tensor) -> Tensor:
     """x [..., D] fp32 over its length."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + UNIT_EPS)

@@ -21,10 +21,11 @@ from lib.shapes import DeltaNet, kv_bytes, state_bytes
 
 # Share of the GPU that stays free.
 SPARE = 0.1
-# Of a chunk of logits: bf16, their fp32 copy, the scaled copy; in backward the gradient is written over it.
+# Of a chunk of logits in plain torch: bf16, their fp32 copy, the scaled copy; in backward the gradient is written over
+# it. With Triton (lib/kernels.py) the bf16 ones alone.
 BYTES_PER_LOGIT = 10
-# Completion tokens of a chunk at most: 3 GiB at 152k entries a row.
-MOST_LOGIT_ROWS = 1024
+# Completion tokens of a chunk at most: 152k entries a row are 0.15 GiB, 0.7 in plain torch.
+MOST_LOGIT_ROWS = 512
 # Of a micro-batch, with shared prefixes and without: larger ones are no faster.
 MOST_TOKENS = 16384
 MOST_ROWS = 32

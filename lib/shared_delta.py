@@ -13,18 +13,15 @@ from __future__ import annotations
 import functools
 
 import torch
-import torch.nn.functional as F
-from loguru import logger
 from torch import Tensor, nn
 
-from lib.delta_rule import chunk_rule, gates, heads, torch_chunk_rule
+from lib.delta_rule import chunk_rule, gates, heads, ragged_convolution, torch_chunk_rule
 
 
 def take_layouts(net: nn.Module) -> None:
     """Have transformers' gated delta net take a `layout`; without one it is what it was."""
     plain = net.forward
-    if (weight := net.conv1d.weight).is_cuda:
-        triton_kernels(weight.device)  # here, and not in a forward whose tensors are being counted
+    triton_kernels(net.conv1d.weight.device)  # tried here, not in a forward whose tensors are being counted
 
     @functools.wraps(plain)
     def forward(hidden_states: Tensor, cache_params=None, attention_mask=None, layout=None, **kwargs):
@@ -48,36 +45,22 @@ def shared_delta_net(net: nn.Module, x: Tensor, layout) -> Tensor:
 
 def convolve(mixed: Tensor, taps: Tensor, layout) -> Tensor:
     """silu of the causal convolution within each row, its prompt before it: mixed [L, C], taps [C, 1, K] -> [L, C]."""
-    if mixed.is_cuda and (kernels := triton_kernels(mixed.device)):
-        return kernels.RaggedConvolution.apply(mixed, taps, *layout.sources(taps.shape[-1]))
-    return _torch_convolve(mixed, taps, layout)
-
-
-def _torch_convolve(mixed: Tensor, taps: Tensor, layout) -> Tensor:
-    padded = torch.cat([mixed, mixed.new_zeros(1, mixed.shape[1])]).float()
-    source, taps = layout.sources(taps.shape[-1])[0].T, taps[:, 0].T.float()
-    return F.silu(sum(padded.index_select(0, s) * w for s, w in zip(source, taps, strict=True))).to(mixed.dtype)
+    source, carried = layout.sources(taps.shape[-1])
+    if kernels := triton_kernels(mixed.device):
+        return kernels.RaggedConvolution.apply(mixed, taps, source, carried)
+    return ragged_convolution(mixed, taps, source)
 
 
 @functools.cache
 def triton_kernels(device: torch.device):
-    """The module lib.delta_kernels where it agrees with plain torch on a small case, else None."""
-    from lib.shared_prefix import Layout
-
-    layout, taps = Layout([2, 5], [[4], [3, 1]], device), torch.randn(24, 1, 4, device=device)
+    """The module lib.delta_kernels where it serves `device`; None on a CPU and without Triton."""
+    if device.type != "cuda":
+        return None
     try:
         from lib import delta_kernels
-
-        with torch.enable_grad():
-            x = torch.randn(15, 24, device=device, requires_grad=True)
-            pair = _torch_convolve(x, taps, layout), delta_kernels.RaggedConvolution.apply(x, taps, *layout.sources(4))
-            torch.testing.assert_close(*pair, atol=1e-4, rtol=1e-4)
-            grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in pair]
-            torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
-    except Exception as error:  # Triton raises whatever its compiler meets
-        logger.warning(f"the convolution of gated delta nets without Triton ({error}): slower")
+    except ImportError:
         return None
-    return delta_kernels
+    return delta_kernels if delta_kernels.usable(device) else None
 
 
 def _ragged(rule, parts: tuple[Tensor, ...], layout) -> Tensor:

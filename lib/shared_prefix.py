@@ -26,13 +26,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lib.fused import HALF, training_kernels
 from lib.shared_delta import take_layouts
 
 # Architectures whose attention is transformers' function of (query, key, value) alone; Qwen3.5's gated delta nets carry
 # a state in the place of keys: lib/shared_delta.py.
 FAMILIES = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 NAME = "shared_prefix"
-HALF = (torch.bfloat16, torch.float16)
 
 
 def unshareable(model: nn.Module) -> str | None:
@@ -110,7 +110,7 @@ class Layout:
 
     @functools.cached_property
     def own(self) -> tuple[Tensor, int]:
-        """Every prompt and completion as a segment of its own: (cumulated lengths [S + 1] int32, the longest)."""
+        """Every prompt and completion as a segment of its own: (cumulated lengths [S + 1] int32, the longest or 2)."""
         return self._segments([*self.prompts, *(n for lengths in self.completions for n in lengths)])
 
     @functools.cached_property
@@ -165,7 +165,8 @@ class Layout:
 
     def _segments(self, lengths: list[int]) -> tuple[Tensor, int]:
         ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-        return ends.to(self.device), max(lengths)
+        # An upper bound will do, and at 1 the kernel would take a layout of its own.
+        return ends.to(self.device), max(2, *lengths)
 
     # --- padded rows, for everything else
 
@@ -234,11 +235,7 @@ class SharedFlash(torch.autograd.Function):
         out2, lse2, *state2 = _flash(q[start:], k[:start], v[:start], queries, keys, most, widest, False, scale)
 
         # One softmax over both: lse [H, L] fp32.
-        lse1 = lse[:, start:]
-        total = torch.logaddexp(lse1, lse2)
-        share1, share2 = ((part - total).exp().T[..., None] for part in (lse1, lse2))
-        out[start:] = (out[start:] * share1 + out2 * share2).to(out.dtype)
-        lse[:, start:] = total
+        _merge(out, lse, out2, lse2)
         ctx.save_for_backward(q, k, v, out, lse, *state, *state2)
         ctx.layout, ctx.scale = layout, scale
         return out
@@ -262,6 +259,19 @@ class SharedFlash(torch.autograd.Function):
         dk[:start] += dk2
         dv[:start] += dv2
         return dq, dk, dv, None, None
+
+
+def _merge(out: Tensor, lse: Tensor, out2: Tensor, lse2: Tensor) -> None:
+    """Into the last N tokens of out [L, H, D], lse [H, L]: their softmax joined with that of out2 [N, H, D], lse2."""
+    N, _, D = out2.shape
+    kernels = training_kernels(out)
+    if kernels and out2.is_contiguous() and lse.is_contiguous() and lse2.is_contiguous() and D & (D - 1) == 0:
+        return kernels.merge(out, lse, out2, lse2)
+    lse1 = lse[:, -N:]
+    total = torch.logaddexp(lse1, lse2)
+    share1, share2 = ((part - total).exp().T[..., None] for part in (lse1, lse2))
+    out[-N:] = (out[-N:] * share1 + out2 * share2).to(out.dtype)
+    lse[:, -N:] = total
 
 
 def _flash(q, k, v, cu_q, cu_k, most_q, most_k, causal: bool, scale: float) -> tuple[Tensor, ...]:

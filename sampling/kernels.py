@@ -3,12 +3,12 @@
 One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H / Hkv, cache K, V [B, Hkv, S, D].
 
     prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot t of K, V: head RMSNorm, rotary, cache write
-    attend    softmax(q K^T / sqrt D) V over the prompt's length and t + 1 own tokens, in SPLITS parts, then `merge`d
+    attend    softmax(q K^T / sqrt D) V over the prompt's length and t + 1 own tokens, in parts, then `merge`d
 
-and from sampling/kernels_mlp.py and sampling/kernels_delta.py the others.
+and from sampling/kernels_mlp.py, sampling/kernels_delta.py and sampling/kernels_draw.py the others.
 
 Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
-captured graph serves every length. Rows of a prompt read the same keys and values of it, so the L2 cache serves most.
+captured graph serves every length. Rows of a prompt that stand side by side read its keys and values together.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sampling import kernels_draw as draws
 from sampling.kernels_delta import convolve, delta_step, norm
 from sampling.kernels_mlp import linear, silu_mul
 
-__all__ = ["attend", "convolve", "delta_step", "linear", "norm", "prepare", "silu_mul"]
+__all__ = ["attend", "convolve", "delta_step", "draws", "linear", "norm", "prepare", "silu_mul"]
 
 
 @triton.jit
@@ -108,7 +109,27 @@ def prepare(
     return q
 
 
-@triton.jit(do_not_specialize=["SPLITS"])  # one compilation for every batch size
+@triton.jit
+def _slots(query, k_base, v_base, low, high, mine, peak, mass, acc, scale, D: tl.constexpr, BLOCK: tl.constexpr):
+    """Softmax of the queries `mine` over slots [low, high) of one head, joined with what was seen before."""
+    dim = tl.arange(0, D)
+    for start in range(low, high, BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        at = j[:, None] * D + dim[None, :]
+        k = tl.load(k_base + at, mask=j[:, None] < high, other=0.0)
+        v = tl.load(v_base + at, mask=j[:, None] < high, other=0.0)
+        score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
+        score = tl.where(mine[:, None] & (j[None, :] < high), score, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(score, 1))
+        weight = tl.exp(score - new_peak[:, None])
+        shrink = tl.exp(peak - new_peak)
+        mass = mass * shrink + tl.sum(weight, 1)
+        acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+        peak = new_peak
+    return peak, mass, acc
+
+
+@triton.jit(do_not_specialize=["N", "SHARED", "OWN"])  # one compilation for every batch size
 def _attend(
     q,
     prompt_keys,
@@ -125,48 +146,58 @@ def _attend(
     row_stride,
     head_stride,
     scale,
-    SPLITS,
+    N,
+    SHARED,
+    OWN,
     HKV: tl.constexpr,
     REP: tl.constexpr,
-    REP_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
     D: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    b, h, split = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
-    length = tl.load(lengths + b).to(tl.int32)
-    total = length + tl.load(step).to(tl.int32) + 1
-    shared = tl.load(group + b).to(tl.int64) * prompt_stride + h * prompt_head_stride
-    own = b.to(tl.int64) * row_stride + h * head_stride - length * D
-    rep, dim = tl.arange(0, REP_PAD), tl.arange(0, D)
-    head = (b * HKV + h) * REP + rep
-    query = tl.load(q + head[:, None] * D + dim[None, :], mask=rep[:, None] < REP, other=0.0)
-    peak = tl.full((REP_PAD,), float("-inf"), tl.float32)
-    mass = tl.zeros((REP_PAD,), tl.float32)
-    acc = tl.zeros((REP_PAD, D), tl.float32)
-    chunk = tl.cdiv(total, SPLITS)
-    begin, end = split * chunk, tl.minimum(split * chunk + chunk, total)
-    for part_of_row in tl.static_range(2):  # the prompt's slots, then the completion's
-        low = begin if part_of_row == 0 else tl.maximum(begin, length)
-        high = tl.minimum(end, length) if part_of_row == 0 else end
-        k_base = prompt_keys + shared if part_of_row == 0 else keys + own
-        v_base = prompt_values + shared if part_of_row == 0 else values + own
-        for start in range(low, high, BLOCK):
-            j = start + tl.arange(0, BLOCK)
-            at = j[:, None] * D + dim[None, :]
-            k = tl.load(k_base + at, mask=j[:, None] < high, other=0.0)
-            v = tl.load(v_base + at, mask=j[:, None] < high, other=0.0)
-            score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
-            score = tl.where(j[None, :] < high, score, float("-inf"))
-            new_peak = tl.maximum(peak, tl.max(score, 1))
-            weight = tl.exp(score - new_peak[:, None])
-            shrink = tl.exp(peak - new_peak)
-            mass = mass * shrink + tl.sum(weight, 1)
-            acc = acc * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
-            peak = new_peak
-    cell = head * SPLITS + split
-    tl.store(part + cell[:, None] * D + dim[None, :], acc, mask=rep[:, None] < REP)
-    tl.store(stats + cell * 2, peak, mask=rep < REP)
-    tl.store(stats + cell * 2 + 1, mass, mask=rep < REP)
+    # Programs s < SHARED: a share of the prompts of ROWS rows, for all of them; the others: a share of one row's slots.
+    block, h, s = tl.program_id(0) // HKV, tl.program_id(0) % HKV, tl.program_id(1)
+    shared, m, dim = s < SHARED, tl.arange(0, TILE), tl.arange(0, D)
+    own_row = block * ROWS + (s - SHARED) // OWN
+    row = tl.where(shared, block * ROWS + m // REP, own_row + m * 0)
+    rep = tl.where(shared, m % REP, m)
+    mine = (m < tl.where(shared, ROWS * REP, REP)) & (row < N)
+    head = (row * HKV + h) * REP + rep
+    query = tl.load(q + head[:, None] * D + dim[None, :], mask=mine[:, None], other=0.0)
+    peak = tl.full((TILE,), -1.0e30, tl.float32)  # finite, so that a query that sees nothing here is no nan
+    mass = tl.zeros((TILE,), tl.float32)
+    acc = tl.zeros((TILE, D), tl.float32)
+
+    if shared:
+        of = tl.load(group + row, mask=mine, other=0).to(tl.int32)
+        length_of = tl.load(lengths + row, mask=mine, other=0).to(tl.int32)
+        first = tl.min(tl.where(mine, of, 2147483647), 0)
+        for i in range(0, tl.max(tl.where(mine, of, -1), 0) - first + 1):
+            g = first + i
+            members = mine & (of == g)
+            length = tl.max(tl.where(members, length_of, 0), 0)
+            chunk = tl.cdiv(length, SHARED)
+            low = s * chunk
+            base = g.to(tl.int64) * prompt_stride + h * prompt_head_stride
+            peak, mass, acc = _slots(
+                query, prompt_keys + base, prompt_values + base, low, tl.minimum(low + chunk, length), members,
+                peak, mass, acc, scale, D, BLOCK,
+            )  # fmt: skip
+    else:
+        count = tl.load(step).to(tl.int32) + 1
+        chunk = tl.cdiv(count, OWN)
+        low = (s - SHARED) % OWN * chunk
+        high = tl.where(own_row < N, tl.minimum(low + chunk, count), 0)
+        base = own_row.to(tl.int64) * row_stride + h * head_stride
+        peak, mass, acc = _slots(
+            query, keys + base, values + base, low, high, mine, peak, mass, acc, scale, D, BLOCK
+        )  # fmt: skip
+
+    cell = head * (SHARED + OWN) + tl.where(shared, s, SHARED + (s - SHARED) % OWN)
+    tl.store(part + cell[:, None] * D + dim[None, :], acc, mask=mine[:, None])
+    tl.store(stats + cell * 2, peak, mask=mine)
+    tl.store(stats + cell * 2 + 1, mass, mask=mine)
 
 
 @triton.jit(do_not_specialize=["SPLITS"])
@@ -185,8 +216,8 @@ ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
 # The same bytes in flight for heads twice as wide.
 ATTEND_WIDE = {"BLOCK": 32, "num_warps": 4, "num_stages": 3}
 MAX_SPLITS = 16
-# Programs that fill the device, about 8 a multiprocessor: a row's slots are split until there are so many.
-ATTEND_PROGRAMS = 1024
+# Programs that fill the device: prompts and completions are split until there are so many of either.
+SHARED_PROGRAMS, OWN_PROGRAMS = 512, 1024
 
 
 def attend(
@@ -201,15 +232,22 @@ def attend(
 ) -> Tensor:
     """q [B, H, D] -> [B, H D]; row b sees the first lengths[b] slots of prompt group[b], and its own up to `step`.
 
-    prompt_keys, prompt_values [prompts, Hkv, P, D]; keys, values [>= B, Hkv, T, D].
+    prompt_keys, prompt_values [prompts, Hkv, P, D]; keys, values [>= B, Hkv, T, D]. Neighbouring rows of one prompt
+    read it together.
     """
     n, heads, D = q.shape
     hkv = keys.shape[1]
-    splits = min(MAX_SPLITS, triton.cdiv(ATTEND_PROGRAMS, n * hkv))
+    rep = heads // hkv
+    tile = max(16, triton.next_power_of_2(rep))
+    rows = tile // rep
+    blocks = triton.cdiv(n, rows)
+    shared = min(MAX_SPLITS // 2, triton.cdiv(SHARED_PROGRAMS, blocks * hkv))
+    own = min(MAX_SPLITS // 2, triton.cdiv(OWN_PROGRAMS, n * hkv))
+    splits = shared + own
     part = torch.empty((n, heads, splits, D), dtype=torch.float32, device=q.device)
     stats = torch.empty((n, heads, splits, 2), dtype=torch.float32, device=q.device)
     out = torch.empty((n, heads * D), dtype=q.dtype, device=q.device)
-    _attend[(n * hkv, splits)](
+    _attend[(blocks * hkv, shared + rows * own)](
         q,
         prompt_keys,
         prompt_values,
@@ -225,10 +263,13 @@ def attend(
         keys.stride(0),
         keys.stride(1),
         D**-0.5,
-        splits,
+        n,
+        shared,
+        own,
         HKV=hkv,
-        REP=heads // hkv,
-        REP_PAD=max(16, triton.next_power_of_2(heads // hkv)),
+        REP=rep,
+        ROWS=rows,
+        TILE=tile,
         D=D,
         **(ATTEND if D <= 128 else ATTEND_WIDE),
     )

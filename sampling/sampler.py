@@ -170,7 +170,9 @@ class Sampler:
 
     def emit(self, batch: DecodeBatch, n: int, logits: Tensor, step: Tensor) -> None:
         """Sample from logits [n, V] and write token and logprob at column `step` of the rows' outputs."""
-        token, logprob = draw(logits, batch.keys[:n], step, self.temperature, self.top_k)
+        kernels = self.decoder.kernels
+        how = kernels.draws.draw if kernels and kernels.draws.fits(logits, self.top_k) else draw
+        token, logprob = how(logits, batch.keys[:n], step, self.temperature, self.top_k)
         at = (batch.row[:n], step.expand(n))
         # A row that ended keeps sampling until it is dropped; _finish cuts at the first end.
         batch.tokens.index_put_(at, token)

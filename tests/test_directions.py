@@ -9,7 +9,7 @@ import random_model
 import torch
 from scipy.stats import mannwhitneyu
 
-from antipasto import wrap
+from antipasto import checkpoint_layers, wrap
 from arms import ARMS, VARIANTS
 from diagnose_vhack import auroc, cross_validated
 from directions import labelled_direction, row_gradients, scores
@@ -28,7 +28,7 @@ def run(tmp_path):
     with torch.no_grad():
         for p in adapter.delta().values():
             p.copy_(0.1 * torch.randn(p.shape))
-    cfg = SimpleNamespace(micro_batch=3, micro_tokens=0, temperature=1.0, logprob_chunk=5)
+    cfg = SimpleNamespace(micro_batch=3, micro_tokens=0, temperature=1.0, logprob_chunk=5, grad_checkpoint=False)
     return SimpleNamespace(
         cfg=cfg, model=model, adapter=adapter, device=torch.device("cpu"), tokenizer=SimpleNamespace(pad_token_id=0)
     )
@@ -59,6 +59,16 @@ def test_per_row_gradients_stay_unshared_on_a_model_that_shares_prompts(run):
     run.cfg.micro_batch, run.cfg.micro_tokens = 0, 25
     for name, g in row_gradients(run, prompts, completions).items():
         torch.testing.assert_close(g, want[name], rtol=1e-4, atol=1e-7)
+
+
+def test_per_row_gradients_are_the_same_where_layers_are_recomputed(run):
+    prompts, completions = rollouts_of(6)
+    want = row_gradients(run, prompts, completions)
+    checkpoint_layers(run.model)
+    run.cfg.grad_checkpoint = True
+    for name, g in row_gradients(run, prompts, completions).items():
+        torch.testing.assert_close(g, want[name], rtol=1e-4, atol=1e-7)
+    assert not run.model.training
 
 
 def test_a_labelled_direction_is_the_difference_of_means_and_k_span_the_hacks(run):

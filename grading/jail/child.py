@@ -185,7 +185,9 @@ def live(receive, trainer: int, size: int, setups: dict, lockdown, watch_loops, 
 
     try:
         job = json.loads(receive(trainer, size))
-        os.dup2(0, 2)
+        null = os.open(os.devnull, os.O_RDWR)  # its own: one that is inherited has a state that others share
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
         os.dup2(pipe, 3)
         os.closerange(4, 256)
         os.setsid()

@@ -22,13 +22,14 @@ def raise_errno(result: int, what: str) -> None:
 # --- seccomp ---
 
 # System call numbers (x86_64, aarch64; None where the architecture lacks it). What stands in neither table is refused:
-# processes and threads, programs, sockets, locks and leases, shared memory, attributes of files, the page cache,
-# other processes' signals, limits and memory, asynchronous I/O, watches, namespaces, mounts, keys, modules.
+# processes and threads, programs, pipes (the machine numbers them in one row), sockets, locks and leases, flags of open
+# files (children of a zygote share the result pipe), shared memory, attributes of files, the page cache, other
+# processes' signals, limits and memory, asynchronous I/O, watches, namespaces, mounts, keys, modules.
 ALLOWED = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57),
-    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "pipe": (22, None), "pipe2": (293, 59), "open": (2, None),
-    "openat": (257, 56), "openat2": (437, 437), "creat": (85, None), "stat": (4, None), "lstat": (6, None),
+    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "open": (2, None), "openat": (257, 56),
+    "openat2": (437, 437), "creat": (85, None), "stat": (4, None), "lstat": (6, None),
     "fstat": (5, 80), "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43), "fstatfs": (138, 44),
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None),
     "readlinkat": (267, 78), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "getdents": (78, None),
@@ -60,8 +61,8 @@ FILTERED = [
     ((200, 130), 0, (OWN_PID,)),  # tkill
     ((234, 131), 0, (OWN_PID,)),  # tgkill
     ((302, 261), 0, (0,)),  # prlimit64: its own
-    ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),  # fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
-    ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # ioctl: TCGETS, TIOCGWINSZ, FION*, FIO*CLEX
+    ((72, 25), 1, (0, 1, 2, 3, 1030)),  # fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+    ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),  # ioctl: TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX
     ((28, 233), 2, (4, 8, 10, 14, 15, 16)),  # madvise: DONTNEED, FREE, DONTFORK, (NO)HUGEPAGE, DONTDUMP
 ]
 # Refused as if the kernel did not have them, so that the C library takes an older one: clone3, preadv2, pwritev2.

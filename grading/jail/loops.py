@@ -17,6 +17,8 @@ FIRST_S = 0.1
 LOOKS = 8
 EVENTS = 4000
 REPEATS = 20
+# Frames below the recursion limit that a look may need: none is begun or goes on with fewer.
+HEADROOM = 50
 
 # Arguments of BINARY_OP for + and -, and from which on it works in place, which may change a list or set.
 PLUS_MINUS = (0, 10, 13, 23)
@@ -62,10 +64,17 @@ class LoopWatch:
         signal.setitimer(signal.ITIMER_PROF, FIRST_S)
 
     def look(self, number: int, frame) -> None:
-        """Begin to trace, unless the program traces itself or is told of signals."""
+        """Begin to trace, unless the program traces itself, is told of signals or is close to the recursion limit."""
         self.looks += 1
         if self.looks < LOOKS:
             signal.setitimer(signal.ITIMER_PROF, FIRST_S * 2 ** (self.looks - 1))
+        self.room = sys.getrecursionlimit() - HEADROOM
+        outer = frame
+        while outer is not None:
+            self.room -= 1
+            outer = outer.f_back
+        if self.room < 0:
+            return
         handlers = [signal.getsignal(s) for s in signal.valid_signals() if s not in (signal.SIGPROF, signal.SIGINT)]
         harness = frame is None or frame.f_code.co_filename == HARNESS
         if harness or sys.gettrace() or sys.getprofile() or any(map(callable, handlers)):
@@ -92,9 +101,11 @@ class LoopWatch:
         return self.trace
 
     def end(self) -> None:
-        """Trace no more."""
+        """Trace no more, and keep nothing of the program's alive."""
         sys.settrace(None)
         sys.setprofile(None)
+        self.frame = self.stored = None
+        self.visits = {}
 
     def profile(self, frame, event: str, argument) -> None:
         """Calls of C functions: those that only read may be followed."""
@@ -110,10 +121,14 @@ class LoopWatch:
                 self.instruction(frame)
             elif event == "call":
                 self.call_pending = False
-                if frame.f_code.co_flags & SUSPENDS:
+                self.room -= 1
+                if frame.f_code.co_flags & SUSPENDS or self.room < 0:
                     self.end()
                 return self.watch(frame)
-            elif event == "return" and frame is self.frame:
+            elif event == "return":
+                self.room += 1
+                if frame is not self.frame:
+                    return self.trace
                 outer = frame.f_back
                 if outer is None or outer.f_code.co_filename == HARNESS:
                     self.end()
@@ -209,7 +224,13 @@ def is_same(before: dict, after: dict, free: type | None = None) -> bool:
         return False
     for name, a in before.items():
         b = after[name]
-        if a is b or (type(a) is type(b) and (type(a) is free or (type(a) in SCALARS and repr(a) == repr(b)))):
+        kind = type(a)
+        if a is b or (kind is type(b) and (kind is free or (kind in SCALARS and (by_repr(a) == by_repr(b))))):
             continue
         return False
     return True
+
+
+def by_repr(value):
+    """What tells two scalars of one type apart: of floats their text, as nan differs from itself and 0.0 is -0.0."""
+    return repr(value) if type(value) in (float, complex) else value

@@ -67,6 +67,8 @@ def watch(trainer: int, orders: int, news: int, results: int, proc: int) -> None
                 os.kill(pid, signal.SIGKILL)
             child.bury()
             os.write(orders, HEADER.pack(0, REAP))
+            receive(news, NEWS.size)
+            receive(results, 1)
         # What is left is STOP, of a child that ended meanwhile.
 
 
@@ -124,7 +126,8 @@ class Child:
 
             # It has spoken: from then on, what the trainer sends is not its job any more.
             if self.results in events and self.read():
-                if not heard:
+                if not heard:  # until now it may have waited for its job
+                    meter.sleep = 0.0
                     poll.register(self.trainer, select.POLLIN | select.POLLRDHUP)
                 heard = max(meter.own, 1e-9)
                 if self.is_complete():

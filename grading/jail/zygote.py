@@ -121,8 +121,12 @@ def serve(trainer: int, orders: int, news: int, results: int, lockdown: Lockdown
         os.write(news, NEWS.pack(DIED, signal_number))
         receive(orders, HEADER.size)
         os.waitpid(pid, 0)
+
+        # What it used is made new. The result pipe stays, and shows when it was last written to and read: by these two.
         if own_pids >= 0:
             renew_scratch()
+        os.write(results, b"\n")
+        os.write(news, NEWS.pack(DONE, 0))
 
 
 def add_setup(setups: dict, index: int, text: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_no_program_is_looked_at_while_another_knows_that_it_was_right():
     start = session._start
 
     def note(submission):
-        rounds.append((session.round, sum(s.results for s in session.busy.values())))
+        rounds.append(session.round)
         start(submission)
 
     session._start = note
@@ -86,8 +87,51 @@ def test_no_program_is_looked_at_while_another_knows_that_it_was_right():
     session.finish()
     pool_.close()
     assert len(ended) == 25 and all(report.finished for report in ended)
-    assert [name for name, _ in rounds] == ["looks"] * 25 + ["full"] * 3
-    assert not any(knowing for name, knowing in rounds if name == "looks")
+    assert rounds == ["looks"] * 25 + ["right"] * 3
+
+
+def test_zygotes_in_which_programs_knew_that_they_were_right_are_not_used_again(two):
+    """Nor those of programs that were wrong at the look: the age of a zygote must not tell which it was."""
+    quick = two.run([QUICK] * 4) and {zygote.process.pid for zygote in two.idle}
+    assert two.run([QUICK] * 4) and {zygote.process.pid for zygote in two.idle} == quick
+    for right in (True, False):
+        before = two.run([QUICK] * 4) and {zygote.process.pid for zygote in two.idle}
+        two.run([Execution("", BURN, (("1",), ("burn(0.4)",)))], lambda i, test, values, right=right: right)
+        two.run([QUICK] * 4)
+        assert not before & {zygote.process.pid for zygote in two.idle}
+
+
+def test_evaluators_that_a_result_brings_to_light_run_last(two):
+    """Or a program that is run as one could tell those of the first round that another one was wrong."""
+    session = two.open()
+    rounds = []
+    start = session._start
+    session._start = lambda submission: rounds.append((session.round, submission.job.call)) or start(submission)
+    call = Execution("", "def hidden(): pass", call="hidden")
+    wrong = Execution("", SLEEPS, (("f(0.05)",),))
+    session.submit(wrong, lambda *_: False, lambda report: session.submit(call, None, ended.append, last=True))
+    ended = []
+    for _ in range(6):
+        session.submit(Execution("", BURN, (("1",), ("burn(0.4)",))), lambda *_: True, lambda report: None)
+    session.finish()
+    assert ended[0].finished
+    assert rounds == [("looks", "")] * 7 + [("right", "")] * 6 + [("calls", "hidden")]
+
+
+def test_slow_programs_leave_time_to_those_that_were_right(two, monkeypatch):
+    """Many that say nothing for long do not have a batch cut before who is right has had its turn."""
+    monkeypatch.setattr(pool, "BATCH_S", 4.0)
+    monkeypatch.setattr(pool, "RUN_S", 0.0)
+    monkeypatch.setattr(pool, "LONGEST_S", 4.0)
+    hog = Execution("", "import os\nwhile True:\n    os.write(3, b'x')\n    for _ in range(99999): pass", (("1",),))
+    session = two.open()
+    ended = {}
+    for i in range(8):
+        session.submit(hog, lambda *_: True, partial(ended.__setitem__, i))
+    right = Execution("", BURN, (("burn(0.1)",), ("burn(0.5)",)))
+    session.submit(right, lambda *_: True, partial(ended.__setitem__, "right"))
+    session.finish()
+    assert ended["right"].finished, ended
 
 
 def test_silent_programs_make_room_for_those_that_wait(two, monkeypatch):

@@ -80,7 +80,8 @@ def make_branch(
 def make_study(root: Path, effects: dict[str, list[float]], rule: str = "takeoff", step: int = 24, **end) -> Path:
     """Parents of seeds 0, 1, ... and at each a vanilla branch beside those of `effects`: label -> `train` a seed.
 
-    end: {label: dict} of further keywords of make_branch, the same at each seed. Returns the folder of it all.
+    end: {label: dict} of further keywords of make_branch, the same at each seed but for a spread of a thousandth, since
+    differences that are all equal bear no interval. Returns the folder of it all.
     """
     count = max(map(len, effects.values()), default=0)
     for seed in range(count):
@@ -88,5 +89,7 @@ def make_study(root: Path, effects: dict[str, list[float]], rule: str = "takeoff
         if not parent.exists():
             make_parent(root, seed, {rule: step})
         for label, values in {"vanilla": [0.0] * count, **effects}.items():
-            make_branch(parent, label, train=values[seed], rule=rule, step=step, **end.get(label, {}))
+            wobble = 1 + 1e-3 * (-1) ** seed * (label != "vanilla")
+            spread = {k: v * wobble if isinstance(v, float | int) else v for k, v in end.get(label, {}).items()}
+            make_branch(parent, label, train=values[seed], rule=rule, step=step, **spread)
     return root

@@ -48,13 +48,13 @@ def adapted(kind: str, tmp_path, dtype=torch.float32):
 def run(model, adapter, parts, share: bool, rows_of):
     """(logprobs [N], delta_S gradient of a weighted sum of them), over forwards of the rows in `parts`."""
     prompts, completions = rows_of
-    found = {}
+    found, device = {}, model.device
     model.zero_grad()
     for part in parts:
-        packed = pack([prompts[b] for b in part], [completions[b] for b in part], 0, "cpu", share)
+        packed = pack([prompts[b] for b in part], [completions[b] for b in part], 0, device, share)
         logp = completion_logprobs(model, packed, chunk=13)
         weights = torch.cat([torch.linspace(-1, 1, n) + b for n, b in zip(packed.lengths, part, strict=True)])
-        (weights.to(logp.dtype) * logp).sum().backward()
+        (weights.to(logp) * logp).sum().backward()
         found |= dict(zip(part, logp.detach().split(packed.lengths), strict=True))
     return torch.cat([found[b] for b in range(len(prompts))]), torch.cat([g for g in adapter.grads().values()])
 

@@ -191,7 +191,8 @@ def test_seeds_without_a_branch_point_are_counted(tmp_path):
 
 def test_holm_is_over_the_arms_of_a_rule_and_over_the_family_of_the_specification(tmp_path):
     small = [1.0, -1.0, 0.5, 0.2, -0.3, 0.1]
-    make_study(tmp_path, {"projected": SIX, "shuffled-v": small, "reversed": small, "random-v": [0.0] * 6})
+    none = [1e-3, -1e-3] * 3
+    make_study(tmp_path, {"projected": SIX, "shuffled-v": small, "reversed": small, "random-v": none})
     rungs = {r.label: r for r in decide(tmp_path)[0].rungs}
     assert rungs["projected"].holm == pytest.approx(4 * rungs["projected"].main.p)
     assert rungs["projected"].holm_family == pytest.approx(2 * rungs["projected"].random["hack_train"].p)
@@ -210,8 +211,9 @@ def sentence(
 ) -> str:
     """The finding on an arm whose D are these."""
     c = contrast({f"p{i}": d for i, d in enumerate(differences)})
+    moved = contrast({f"p{i}": drift + i % 2 / 1000 for i in range(6)})
     r = Rung(arm="projected", moment="keep", exposure=9, levels={}, vanilla={"hack_train": c, "pass": Contrast({})},
-             random={}, share=math.nan, below={}, drift=contrast({"p0": drift, "p1": drift}), half=(0, 0, math.nan),
+             random={}, share=math.nan, below={}, drift=moved, half=(0, 0, math.nan),
              assay=assay, holm=c.p if holm is None else holm)  # fmt: skip
     return finding(r)
 

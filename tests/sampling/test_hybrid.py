@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
@@ -166,7 +168,8 @@ def test_kernels_that_fail_in_the_first_step_leave_no_trace(model):
             raise RuntimeError("no such kernel")
         return real(batch, n, slots)
 
-    s.decoder.kernels, s.decoder.step = object(), broken
+    kernels = SimpleNamespace(draws=SimpleNamespace(fits=lambda *_: False))
+    s.decoder.kernels, s.decoder.step = kernels, broken
     assert s.sample(prompts(), range(8), 12).tokens.equal(want.tokens)
 
 

@@ -12,15 +12,16 @@ KERNELS = """
 import sys, torch, torch.nn.functional as F
 sys.path.insert(0, sys.argv[1])
 from sampling import kernels as rk
-rk.ATTEND_PROGRAMS = 24
+rk.SHARED_PROGRAMS, rk.OWN_PROGRAMS = 12, 24
 torch.manual_seed(0)
-for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False)):
-    n, P, t = 3, 9, 7
-    PK, PV = (torch.randn(2, HKV, P, D) for _ in range(2))
+for H, HKV, D, norm in ((4, 2, 16, True), (6, 2, 32, False), (3, 3, 16, True)):
+    n, P, t = 11, 90, 7
+    PK, PV = (torch.randn(5, HKV, P, D) for _ in range(2))
     K, V = (torch.randn(n + 1, HKV, 12, D) for _ in range(2))
-    lengths, group, step = torch.tensor([6, 6, 9]), torch.tensor([0, 0, 1]), torch.tensor(t)
+    group, step = torch.tensor([0] * 3 + [1] + [3] * 5 + [1, 4]), torch.tensor(t)
+    lengths = torch.tensor([70, 1, 5, 90, 33])[group]
     qkv, weights = torch.randn(n, (H + 2 * HKV) * D), torch.rand(2, D)
-    angle = torch.randn(40, D // 2).repeat(1, 2)
+    angle = torch.randn(99, D // 2).repeat(1, 2)
     q, k, v = qkv.view(n, -1, D).split([H, HKV, HKV], 1)
     if norm:
         q, k = F.rms_norm(q, (D,), weights[0], 1e-6), F.rms_norm(k, (D,), weights[1], 1e-6)
@@ -69,6 +70,7 @@ for kind, layer in zip((DeltaNetLayer, DecoderLayer), model.model.layers):
         for a, b in zip(twin, own):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
+assert rk.draws.disagreement(torch.device("cpu"), rows=2) < 1e-4
 x = torch.randn(3, 2 * 70)
 torch.testing.assert_close(rk.silu_mul(x), F.silu(x[:, :70]) * x[:, 70:])
 for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False), (3, 70, 256, True)):
