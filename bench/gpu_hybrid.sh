@@ -34,6 +34,6 @@ probe() {
 export -f probe
 export work
 part probe 240 bash -c probe
-cp outputs/mid-random/vanilla_s41/steps.tsv "$out/probe_steps.tsv" 2>/dev/null
+cp outputs/mid-random/vanilla_s0/steps.tsv "$out/probe_steps.tsv" 2>/dev/null
 cp outputs/mid-random/report/report.md "$out/probe_report.md" 2>/dev/null
 rm -rf "$work"
