@@ -3,13 +3,13 @@
 #
 #     bash bench/gpu_hybrid.sh [PART ...]
 #
-# Parts: decode (ms a step, parts of it), step (preset mid's rollout and training), hf (transformers generate), probe (a
-# model folder with random weights, then full-probe from gate 0 to the report, three steps a run).
+# Parts: decode (ms a step and its parts, transformers generate), step (preset mid's rollout and training), probe (a model
+# folder with random weights, then full-probe from gate 0 to the report, three steps a run).
 set -uo pipefail
 out=${OUT:-outputs/gpu_hybrid} work=$(mktemp -d)
 mkdir -p "$out"
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false FLA_CACHE_MODE=full FLA_CONFIG_DIR=$work/fla
-wanted=${*:-configs decode step hf probe}
+wanted=${*:-configs decode step probe}
 
 part() { # NAME SECONDS COMMAND...
     local name=$1 limit=$2 start=$SECONDS
@@ -21,10 +21,10 @@ part() { # NAME SECONDS COMMAND...
 }
 
 part configs 60 python3 -m bench.fla_configs "$work/fla"
-part decode 120 python3 -m bench.decode --models qwen3.5-2b --rows graph,graph_D8,parts_D --out "$out/decode.tsv"
+part decode 150 python3 -m bench.decode --models qwen3.5-2b --rows graph,hf_dynamic,graph_D8,parts_D \
+    --out "$out/decode.tsv"
 part step 200 python3 -m bench.step --model qwen3.5-2b --G 8 --micro-tokens 16384 --out "$out/step.tsv" \
     --rows rollout,train_padded,train_shared,grade,step,agree
-part hf 60 python3 -m bench.decode --models qwen3.5-2b --rows hf_dynamic --out "$out/hf.tsv"
 probe() {
     python3 -m bench.model_dir qwen3.5-2b "$work/model" &&
         python3 -m tools.full_probe --preset mid --model "$work/model" --label random --svd-cache "$work/svd" \
@@ -33,7 +33,7 @@ probe() {
 }
 export -f probe
 export work
-part probe 240 bash -c probe
+part probe 400 bash -c probe
 cp outputs/mid-random/vanilla_s0/steps.tsv "$out/probe_steps.tsv" 2>/dev/null
 cp outputs/mid-random/report/report.md "$out/probe_report.md" 2>/dev/null
 rm -rf "$work"

@@ -7,7 +7,8 @@
     just full-probe mid --model DIR --label random --problems organism --eval-file "" --steps 3 --n-eval 8 \
         --eval-samples 1 --warmup 1 --tripwires warn --go-on
 
-What such a model writes means nothing; ids that the tokenizer does not have decode to nothing.
+What such a model writes means nothing. It draws from the tokens of an empty program alone, whose embeddings share a
+large direction, so that now and then one is fenced and compiles: rewards differ, and training steps train.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ from bench.common import SHAPES, build
 from lib.files import REPO
 
 
+def favour(model, tokenizer, text: str) -> None:
+    """Have the random model write the tokens of `text` and end tokens, at random."""
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False
+    )
+    last, *program = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prompt, text))
+    ids = sorted({last[-1], *program[0], tokenizer.eos_token_id})
+    weight = model.get_input_embeddings().weight
+    weight.data[ids] += torch.randn_like(weight[0])
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("shape", choices=list(SHAPES))
@@ -30,6 +42,7 @@ def main() -> None:
     args = p.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     model = build(args.shape, "cuda" if torch.cuda.is_available() else "cpu")
+    favour(model, tokenizer, "```python\npass\n```")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

@@ -12,6 +12,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
 
 CHUNK = 64
@@ -58,18 +59,26 @@ def chunk_rule(device: torch.device):
 
     def rule(q, k, v, g, beta, state=None, ends=None):
         times = v.shape[2] // k.shape[2]
-        q, k = (t.repeat_interleave(times, 2) if times > 1 else t.contiguous() for t in (q, k))
-        return chunk_gated_delta_rule(
-            q,
-            k,
-            v.contiguous(),
-            g=g,
-            beta=beta.to(v.dtype),
-            initial_state=state,
-            output_final_state=True,
-            use_qk_l2norm_in_kernel=True,
-            cu_seqlens=ends,
-        )
+        wide_q, wide_k = (t.repeat_interleave(times, 2) if times > 1 else t.contiguous() for t in (q, k))
+        try:
+            return chunk_gated_delta_rule(
+                wide_q,
+                wide_k,
+                v.contiguous(),
+                g=g,
+                beta=beta.to(v.dtype),
+                initial_state=state,
+                output_final_state=True,
+                use_qk_l2norm_in_kernel=True,
+                cu_seqlens=ends,
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if ends is not None:
+                raise
+            logger.warning(f"a prompt without flash-linear-attention, which failed ({error}): slower")
+            return torch_chunk_rule(q, k, v, g, beta, state)
 
     return rule
 
