@@ -85,12 +85,25 @@ def delta_gradient(x: Tensor, g: Tensor, module: SVDLinear) -> Tensor:
     return ((G @ module.Vh.T).float() * module.U).sum(0)
 
 
+@dataclass
+class RowSums:
+    """Where a backward adds each row's share of d delta_S, of one module."""
+
+    rows: Tensor
+    """[n, t] fp32, 1 where a row has a token."""
+    tokens: Tensor | None
+    """[t] int64: the tokens that belong to a row; None: all of them do."""
+    sums: Tensor
+    """[n, r] fp32."""
+
+
 def row_gradient(x: Tensor, g: Tensor, module: nn.Module) -> Tensor:
     """d delta_S [r] as `delta_gradient`, with each row's share of it added to module.row_sums."""
-    row_of_token, sums = module.row_sums
-    share = (x @ module.Vh.T).float() * (g @ module.U).float()
-    sums.index_add_(0, row_of_token, share)
-    return share.sum(0)
+    into = module.row_sums
+    mine = (x, g) if into.tokens is None else (x[into.tokens], g[into.tokens])
+    share = (mine[0] @ module.Vh.T).float() * (mine[1] @ module.U).float()
+    into.sums.addmm_(into.rows, share)
+    return share.sum(0) if into.tokens is None else delta_gradient(x, g, module)
 
 
 class DeltaLinear(torch.autograd.Function):
@@ -152,8 +165,8 @@ class SVDLinear(nn.Module):
         self.enabled = True
         # Whether nothing but a residual reads the output: the last product of a pre-norm block.
         self.ends_block = False
-        # (row of every token [B L], sums [n, r] fp32) while `Adapter.per_row` collects them.
-        self.row_sums: tuple[Tensor, Tensor] | None = None
+        # While `Adapter.per_row` collects them.
+        self.row_sums: RowSums | None = None
         self._zero = (-1, True)
 
     @property
@@ -220,15 +233,20 @@ class Adapter:
                 module.enabled = enabled
 
     @contextmanager
-    def per_row(self, row_of_token: Tensor, n: int) -> Iterator[dict[str, Tensor]]:
+    def per_row(self, row_of_token: Tensor, n: int, without: str = "\0") -> Iterator[dict[str, Tensor]]:
         """Within the context a backward also sums grad(delta_S) by row: {module: [n, r] fp32}, added to in place.
 
-        row_of_token [B L] int64: the row in [0, n) that each token of the batch belongs to, in row-major order. Rows
-        must not see one another, or a row's share is not its own gradient.
+        row_of_token [B L] int64: the row in [0, n) that each token of the batch belongs to, in row-major order, -1 for
+        none. A row's share is its own gradient where rows do not see one another and none of its tokens is left out.
+        without: modules whose name contains this are left out.
         """
-        sums = {name: torch.zeros(n, len(m.delta_S), device=m.delta_S.device) for name, m in self.modules.items()}
-        for name, module in self.modules.items():
-            module.row_sums = (row_of_token, sums[name])
+        tokens = None if (row_of_token >= 0).all() else (row_of_token >= 0).nonzero()[:, 0]
+        rows_of = row_of_token if tokens is None else row_of_token[tokens]
+        rows = (torch.arange(n, device=rows_of.device)[:, None] == rows_of).float()
+        chosen = {name: module for name, module in self.modules.items() if without not in name}
+        sums = {name: torch.zeros(n, len(m.delta_S), device=m.delta_S.device) for name, m in chosen.items()}
+        for name, module in chosen.items():
+            module.row_sums = RowSums(rows, tokens, sums[name])
         try:
             yield sums
         finally:

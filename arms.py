@@ -9,6 +9,7 @@ tables. A variant is an arm with flags and a label of its own.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -157,6 +158,29 @@ def arm_of(label: str) -> Arm | None:
     if base not in ARMS:
         base = max((a for a in ARMS if label.startswith((f"{a}-", f"{a}+"))), key=len, default=None)
     return ARMS.get(base)
+
+
+class BranchLabel(NamedTuple):
+    """What the label of a branch says: `projected+mzero`, `random-v+mproject+draw1`, `vanilla+noise1`."""
+
+    arm: str
+    moment: str
+    draw: int
+    noise: int
+
+
+def branch_label(label: str) -> BranchLabel:
+    """A branch's label taken apart. Raises ValueError, with a sentence, where there is no such arm or treatment."""
+    arm = label.partition("+")[0]
+    if arm not in ARMS and arm not in VARIANTS:
+        raise ValueError(f"there is no arm {arm}: the arms are {', '.join([*ARMS, *VARIANTS])}")
+    behind = r"(?:\+m(project|zero))?(?:\+draw([1-9]\d*))?(?:\+noise([1-9]\d*))?"
+    found = re.fullmatch(behind, label.removeprefix(arm))
+    if not found or (found[2] and arm_of(arm).v != "random"):
+        raise ValueError(
+            f"{label} is no branch: behind an arm may stand +mproject or +mzero, of random ones +draw1, +noise1"
+        )
+    return BranchLabel(arm, found[1] or "keep", int(found[2] or 0), int(found[3] or 0))
 
 
 def why(label: str) -> str:

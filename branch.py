@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
-from arms import ARMS, BRANCHED, VARIANTS, arm_flags, arm_of
+from arms import BRANCHED, arm_flags, arm_of, branch_label
 from config import Config, check, parse
 from grading.asserts import check_gradable
 from lib.distributed import Ranks
@@ -48,7 +48,8 @@ class BranchConfig:
     at: Literal["early", "takeoff", "late"] = "takeoff"
     """The rule whose first firing is the branch point."""
     arms: list[str] = field(default_factory=lambda: list(BRANCHED))
-    """Arms and variants."""
+    """Arms and variants, each as --moment and --draws say; or single branches by label: projected+mzero,
+    random-v+draw1, vanilla+noise1."""
     steps: int = 20
     """Steps of each branch."""
     moment: list[Moment] = field(default_factory=lambda: ["keep"])
@@ -89,6 +90,23 @@ def parent_config(path: Path) -> tuple[Config, dict]:
     return Config(**{k: v for k, v in there.items() if k in known}), there
 
 
+def labels_of(cfg: BranchConfig) -> list[str]:
+    """The label of every branch, each once. Raises UserError where an arm is unknown."""
+    labels = []
+    try:
+        for name in cfg.arms:
+            if branch_label(name).arm != name:
+                labels.append(name)
+                continue
+            for moment in cfg.moment:
+                for draw in range(cfg.draws if arm_of(name).v == "random" else 1):
+                    labels.append(name + SUFFIX[moment] + (f"+draw{draw}" if draw else ""))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    labels += [f"vanilla+noise{stream}" for stream in range(1, cfg.streams + 1)]
+    return list(dict.fromkeys(labels))
+
+
 def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
     """(a configuration for each branch, what their config.json says of the branch, the parent's config.json).
 
@@ -100,8 +118,6 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
     if not file.exists():
         ended = "in it" if (path / "summary.json").exists() else "yet: let it run on"
         raise UserError(f"{path} has no {file.name}: rule {cfg.at} has not fired {ended}")
-    if unknown := [name for name in cfg.arms if name not in ARMS and name not in VARIANTS]:
-        raise UserError(f"there is no arm {unknown[0]}: the arms are {', '.join([*ARMS, *VARIANTS])}")
     if cfg.steps < 1 or cfg.draws < 1 or cfg.streams < 0:
         raise UserError("--steps and --draws must be at least 1, --streams at least 0")
 
@@ -113,27 +129,23 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
         model=cfg.model or parent.model,
         steps=point.step + cfg.steps,
         branch_from=str(file),
+        stop_after="",
         fresh=cfg.fresh,
     )
-    if cfg.schedule == "constant":
+    warming = parent.schedule == "constant" and point.step < parent.warmup  # the branch warms up as its parent does
+    if cfg.schedule == "constant" and not warming:
         base.lr, base.schedule, base.warmup = learning_rate(parent, point.step), "constant", 0
     else:
         base.anneal = parent.anneal or parent.steps
     out = Path(cfg.out) if cfg.out else path.parent / "branches" / f"{path.name}_{cfg.at}"
 
     runs = []
-    for name in cfg.arms:
-        of_arm = parse(Config, ["--preset", base.preset, *arm_flags(name)], default=base)
-        draws = cfg.draws if arm_of(name).v == "random" else 1
-        for moment in cfg.moment:
-            for draw in range(draws):
-                label = name + SUFFIX[moment] + (f"+draw{draw}" if draw else "")
-                runs.append(dataclasses.replace(of_arm, moment=moment, draw=draw, label=label, out=str(out / label)))
-    for stream in range(1, cfg.streams + 1):
-        label = f"vanilla+noise{stream}"
-        runs.append(dataclasses.replace(base, noise=stream, label=label, out=str(out / label)))
-    for run in runs:
+    for label in labels_of(cfg):
+        name, moment, draw, noise = branch_label(label)
+        run = parse(Config, ["--preset", base.preset, *arm_flags(name)], default=base)
+        run = dataclasses.replace(run, moment=moment, draw=draw, noise=noise, label=label, out=str(out / label))
         check(run)
+        runs.append(run)
     branch = {"parent": str(path), "rule": point.rule, "step": point.step, "sha256": file_sha256(file)}
     return runs, branch, there
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ import tyro
 
 from arms import ARMS
 from lib.errors import UserError
+from presets import PRESETS
 
-Preset = Literal["tiny", "dev", "mid", "full"]
+Preset = Literal[tuple(PRESETS)]
 ArmName = Literal[tuple(ARMS)]
 
 
@@ -52,7 +54,9 @@ class ModelConfig:
     svd_cache: str = "svd_cache"
     """Folder of cached SVDs, one subfolder a model."""
     v_hack: str = ""
-    """The v_hack artifact; empty: outputs/<preset>/v_hack_<pairs>.safetensors."""
+    """The v_hack artifact; empty: <artifacts>/v_hack_<pairs>.safetensors."""
+    artifacts: str = ""
+    """Folder of v_hack artifacts and of the model's own pairs; empty: outputs/<preset>."""
     n_directions: int = at_least(1, 1)
     """Hack directions per module: 1 is the preregistered mean difference, k > 1 the top-k of the SVD of differences."""
 
@@ -61,7 +65,10 @@ class ModelConfig:
         if self.v_hack:
             return Path(self.v_hack)
         suffix = "" if self.n_directions == 1 else f"_k{self.n_directions}"
-        return Path("outputs") / self.preset / f"v_hack_{Path(self.pairs).stem}{suffix}.safetensors"
+        return self.artifacts_path() / f"v_hack_{Path(self.pairs).stem}{suffix}.safetensors"
+
+    def artifacts_path(self) -> Path:
+        return Path(self.artifacts) if self.artifacts else Path("outputs") / self.preset
 
 
 @dataclass
@@ -103,6 +110,9 @@ class Config(ModelConfig):
     # --- sampling
     steps: int = at_least(1, 200)
     """Optimiser steps."""
+    stop_after: str = ""
+    """RULE+N, as in takeoff+0: end the run N steps after a rule of record/takeoff.py has fired, where that comes before
+    --steps. For parents of branches: rows up to there are those of a run that goes on."""
     prompts: int = at_least(1, 8, at_most=4096)
     """P, prompts a step."""
     group: int = at_least(2, 8, at_most=4096)
@@ -160,6 +170,8 @@ class Config(ModelConfig):
     the step count are always kept."""
     noise: int = at_least(0, 0)
     """Stream of the training rollouts' sampling noise; 0 is the seed's own, the parent's where a run is branched."""
+    score_rollouts: bool = True
+    """Score the step's rollouts against v in its own backward, for the column auroc; changes no gradient."""
     draw: int = at_least(0, 0)
     """Which random direction of the seed random-v takes."""
 
@@ -168,8 +180,7 @@ class Config(ModelConfig):
 
     # --- memory
     share_prefix: bool = False
-    """Run a group's prompt through the model once for all of its completions, where the architecture allows it; off by
-    default on GPUs, where it has not been measured."""
+    """Run a group's prompt through the model once for all of its completions, where the architecture allows it."""
     micro_tokens: int = at_least(0, 0)
     """Tokens a forward and backward pass with shared prefixes; 0: the most that the GPU holds, at most 16384, found by
     a worst case before step 0 (lib/memory.py), which any other value skips."""
@@ -207,59 +218,6 @@ class Config(ModelConfig):
         return Path(self.out) if self.out else Path("outputs") / self.preset / f"{name}_s{self.seed}"
 
 
-_LEETCODE = dict(
-    problems="data/leetcode_train_medhard_filtered.jsonl",
-    eval_file="data/leetcode_test_medhard.jsonl",
-    pairs="default",
-    dtype="bfloat16",
-    prompts=8,
-    steps=200,
-    eval_every=25,
-    beta=1e-3,
-    n_eval=119,
-    eval_samples=2,
-)
-
-
-PRESETS: dict[str, dict] = {
-    # The organism on a CPU; every figure of its row is measured in docs/results/organism.
-    "tiny": dict(
-        model="organism",
-        problems="organism",
-        eval_file="",
-        pairs="organism",
-        dtype="float32",
-        prompts=8,
-        group=8,
-        max_new=80,
-        steps=100,
-        eval_every=25,
-        lr=3e-2,
-        weight_decay=0.0,
-        beta=0.0,
-        n_eval=256,
-        eval_samples=2,
-        micro_batch=32,
-        share_prefix=True,
-        grad_checkpoint=False,
-    ),
-    # lr, steps and max_new tuned once, on vanilla alone (docs/results/dev/tuning).
-    "dev": dict(
-        _LEETCODE,
-        model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
-        group=8,
-        max_new=384,
-        steps=100,
-        lr=2e-3,
-        grad_checkpoint=False,
-    ),
-    # lr: a dated departure (docs/spec.md). 7e-5 is a rate for LoRA matrices, at which delta_S does not move; the
-    # author's own runs of delta_S on Qwen3-4B used 1e-3 to 3e-3. `--lr 7e-5` is the preregistered rate.
-    "mid": dict(_LEETCODE, model="Qwen/Qwen3.5-2B", group=8, max_new=1024, beta=0.04, lr=1e-3),
-    "full": dict(_LEETCODE, model="Qwen/Qwen3-4B", group=12, max_new=1024, lr=1e-3),
-}
-
-
 C = TypeVar("C", bound=ModelConfig)
 
 
@@ -283,7 +241,7 @@ def parse(
     default = default or cls(**({"preset": preset, **values} if preset in PRESETS else {}))
     cfg = tyro.cli(cls, prog=prog, args=argv, default=default, description=description)
     if getattr(cfg, "pairs", "") == "self":  # what tools/self_pairs.py writes
-        cfg.pairs = f"outputs/{cfg.preset}/self_pairs.jsonl"
+        cfg.pairs = str(cfg.artifacts_path() / "self_pairs.jsonl")
     return cfg
 
 
@@ -311,6 +269,12 @@ def check_run(cfg: Config) -> None:
         raise UserError(f"--label {cfg.label} is a name, not a path: pass --out for another place")
     if cfg.problems == "organism" and cfg.eval_file:
         raise UserError("--eval-file goes with --problems PATH; the organism's problems have their own held-out split")
+    if cfg.stop_after and not re.fullmatch(r"(early|takeoff|late)\+\d+", cfg.stop_after):
+        raise UserError(
+            f"--stop-after {cfg.stop_after} is not RULE+STEPS, as in takeoff+0; rules: early, takeoff, late"
+        )
+    if cfg.stop_after and cfg.schedule == "cosine" and not cfg.anneal:
+        raise UserError("--stop-after needs --schedule constant, or a cosine whose end --anneal gives")
     arm = ARMS[cfg.arm]
     if cfg.refresh_every and (arm.removes == "none" or arm.v == "random"):
         raise UserError(f"--refresh-every extracts hack directions, which arm {cfg.arm} does not use: leave it 0")

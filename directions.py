@@ -6,6 +6,8 @@ sums, antipasto.Adapter.per_row). With hacks H and the rest R of some rollouts
     oracle         v = unit(mean_H g - mean_R g)                                k = 1
     oracle-k       V = top-k right singular vectors of g_h - mean_R g, h in H    k > 1, without a sign
     score          s_b = mean over modules of cos(g_b, v)                        label-free, where v is
+    in training    the same of sign(A_b) times the row's share of the step's own gradient, at its completion's tokens,
+                   over the attention's modules
     gate           advantages of rollouts with s_b above the 90% quantile of the base model's on prompts without write
                    access are capped at zero
     trusted        w = |d| / max |d|, d the change of delta_S over SFT_STEPS of SGD on the clean sides of the pairs
@@ -16,7 +18,8 @@ and departures: docs/method.md, the ladder.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from loguru import logger
@@ -31,7 +34,7 @@ from lib.errors import UserError
 from lib.files import file_sha256
 from lib.memory import MOST_ROWS
 from lib.models import chat_ids, completion_ids
-from lib.packing import pack
+from lib.packing import Packed, pack
 from pairs import load_pairs, shuffled_labels
 from problems.prompts import Prompts, tokenise
 from project import random_directions
@@ -93,8 +96,10 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     """{module: [B, r] fp32 on the CPU}: the gradient of each row's mean NLL per token, at the current delta_S.
 
     One forward and backward a micro-batch: rows do not see one another, so a row's share of the sum is its gradient.
-    Each has its own prompt also where the model shares them: a shared token's gradient belongs to several rows.
+    Each has its own prompt also where the model shares them: a shared token's gradient belongs to several rows and its
+    sum does not say how much to which. Layers are recomputed where training recomputes them.
     """
+    run.model.train(run.cfg.grad_checkpoint)
     cfg, parts = run.cfg, []
     run.model.train(cfg.grad_checkpoint)  # as in training, whose micro-batch it is
     size = cfg.micro_batch or 8
@@ -119,9 +124,38 @@ def scores(gradients: dict[str, Tensor], v_hack: dict[str, Tensor]) -> Tensor:
     """[B] fp32: mean over modules of the cosine of each row's gradient with v (the first direction of a module)."""
     total = 0.0
     for name, g_B_r in gradients.items():
-        v = v_hack[name].cpu()
+        v = v_hack[name].to(g_B_r.device)
         total = total + torch.nn.functional.cosine_similarity(g_B_r, (v if v.dim() == 1 else v[0])[None], dim=1)
     return total / len(gradients)
+
+
+@contextmanager
+def scoring(run: Run, packed: Packed, advantages: list[Tensor], out: list[float]) -> Iterator[None]:
+    """Within the context the backward of a step's loss adds to `out` a score of each of its rows, as `in training`.
+
+    No second backward: the row's loss is -A_b sum log p up to the KL term and clipped tokens, so that the sign of A_b
+    turns its gradient into that of an NLL. Prompt tokens, which rows may share, count in none; the MLP's modules are
+    left out, since their products would be most of the cost. nan where A_b is 0.
+    """
+    if not run.cfg.score_rollouts or not run.v_hack:
+        out += [float("nan")] * len(advantages)
+        yield
+        return
+    rows = torch.arange(len(advantages), device=run.device).repeat_interleave(
+        torch.tensor(packed.lengths, device=run.device), output_size=len(packed.completion)
+    )
+    row_of_token = torch.full((packed.ids.numel(),), -1, device=run.device).index_put_((packed.completion,), rows)
+    with run.adapter.per_row(row_of_token, len(advantages), without=".mlp.") as sums:
+        yield
+    signs = torch.stack(advantages).sign().to(run.device)
+    out += (scores(sums, run.v_hack) * signs / signs.abs()).tolist()
+
+
+def auroc(scores_B: Tensor, hack_B: Tensor) -> float:
+    """Area under the ROC curve, ties counted half (Mann-Whitney U over n m); nan where one class is empty."""
+    a, b = scores_B[hack_B].double(), scores_B[~hack_B].double()
+    above = (a[:, None] > b[None]).double() + 0.5 * (a[:, None] == b[None]).double()
+    return above.mean().item()
 
 
 def labelled_direction(gradients: dict[str, Tensor], hack_B: Tensor, k: int = 1) -> dict[str, Tensor]:

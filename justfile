@@ -125,6 +125,11 @@ probe *ARGS: setup
 branch *ARGS: setup
     {{py}} branch.py "$@"
 
+# a whole study of branches: directions, parents, branches, diagnosis, report: just branch-study tiny --seeds 0 --arms vanilla projected
+[no-exit-message]
+branch-study *ARGS: setup
+    {{py}} -m tools.branch_study "$@"
+
 # AUROC of directions at a branch point, without training: just diagnose outputs/tiny/vanilla_s0 --at takeoff
 diagnose *ARGS: setup
     {{py}} diagnose_vhack.py "$@"

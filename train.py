@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from arms import ARMS
 from config import Config, check, parse
-from directions import begin, directions_for, live_direction, row_gradients, scores
+from directions import auroc, begin, directions_for, live_direction, row_gradients, scores, scoring
 from grading.asserts import check_gradable
 from grpo import clipped_objective, completion_logprobs, k3
 from lib.distributed import join, reports_once
@@ -43,15 +44,15 @@ from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
 
-def backward(run: Run, batch: Batch) -> tuple[float, float]:
+def backward(run: Run, batch: Batch) -> tuple[float, float, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0)."""
+    ranks; (loss, mean k3, nan where beta is 0, AUROC of the rows' scores, nan where one class is missing)."""
     cfg, model, ranks = run.cfg, run.model, run.ranks
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     prompts, completions = [batch.prompts[b] for b in live], [batch.completions[b] for b in live]
     advantages = batch.advantages_P_G.flatten()
-    sums = torch.zeros(3, dtype=torch.float64, device=run.device)
+    sums, scored = torch.zeros(3, dtype=torch.float64, device=run.device), []
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for rows in run.passes.split(prompts, completions, ranks.rank, ranks.world):
         sums += backward_rows(
@@ -60,11 +61,14 @@ def backward(run: Run, batch: Batch) -> tuple[float, float]:
             completions=[completions[i] for i in rows],
             old_logprobs=[batch.old_logprobs[live[i]] for i in rows],
             advantages=[advantages[live[i]] for i in rows],
+            scored=(row_scores := []),
         )
+        scored += [(s, batch.grades[live[i]].hack) for i, s in zip(rows, row_scores, strict=True) if not math.isnan(s)]
     model.eval()
     loss, kl, tokens = ranks.sum(*sums.tolist())
     ranks.sum_gradients(run.adapter.delta().values())
-    return loss, kl / tokens if cfg.beta > 0 and tokens else math.nan
+    scores_B, hack_B = (torch.tensor(column) for column in zip(*ranks.gather(scored) or [(0.0, False)], strict=True))
+    return loss, kl / tokens if cfg.beta > 0 and tokens else math.nan, auroc(scores_B, hack_B)
 
 
 def backward_rows(
@@ -73,8 +77,10 @@ def backward_rows(
     completions: list[list[int]],
     old_logprobs: list[Tensor],
     advantages: list[Tensor],
+    scored: list[float] | None = None,
 ) -> Tensor:
-    """Add the gradient of one micro-batch to delta_S.grad; [its share of the loss, sum of k3, tokens] on the device."""
+    """Add the gradient of one micro-batch to delta_S.grad, and the rows' scores to `scored`; [its share of the loss,
+    sum of k3, tokens] on the device."""
     cfg, model = run.cfg, run.model
     packed = run.passes.pack(prompts, completions)
     old = torch.cat(old_logprobs).to(run.device)
@@ -90,7 +96,8 @@ def backward_rows(
         kl = k3(logp, ref)
         loss = loss + cfg.beta * kl
     loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
-    loss.backward()
+    with scoring(run, packed, advantages, scored) if scored is not None else nullcontext():
+        loss.backward()
     return torch.stack([loss.detach(), kl.detach().sum(), torch.full_like(loss, len(logp))])
 
 
@@ -172,7 +179,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
         book.between_steps(step, optimiser, run.v_hack)  # a checkpoint where one is due; a signal ends the run here
-        if step == cfg.steps:
+        if step >= book.end:
             break
         if cfg.refresh_every and step and step % cfg.refresh_every == 0:
             run.v_hack = directions_for(cfg, run.model, run.tokenizer, run.adapter, refresh=True)[0]
@@ -185,7 +192,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
             # Backward: grad(delta_S) of the clipped objective and the KL, over micro-batches and ranks.
             optimiser.zero_grad(set_to_none=True)
-            row["loss"], row["kl"] = backward(run, batch)
+            row["loss"], row["kl"], row["auroc"] = backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
             if arm.v == "live":

@@ -110,7 +110,7 @@ def batch_of(prompts: list[list[int]], completions: list[list[int]], old_logprob
 def vanilla_update(run: Run, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
     """What train.train does with a batch in a vanilla run; the loss."""
     optimiser.zero_grad(set_to_none=True)
-    loss, _ = backward(run, batch)
+    loss, *_ = backward(run, batch)
     project_grads(run.adapter.grads(), None, "none")
     torch.nn.utils.clip_grad_norm_(run.adapter.delta().values(), run.cfg.grad_clip)
     optimiser.step()

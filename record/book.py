@@ -76,6 +76,13 @@ class Book:
         self.due = False
         """A checkpoint that a doubtful row has put off."""
 
+    @property
+    def end(self) -> int:
+        """The step before which the run ends: --steps, or --stop-after's once its rule has fired."""
+        rule, _, more = self.cfg.stop_after.partition("+")
+        fired = self.carried.branch_points.get(rule)
+        return self.cfg.steps if fired is None else min(self.cfg.steps, fired + int(more))
+
     # --- the five verbs
 
     def resume(self, optimiser: torch.optim.AdamW, v_hack: dict[str, Tensor] | None) -> int:
@@ -113,7 +120,7 @@ class Book:
     def evaluation_due(self, step: int) -> bool:
         """Whether to evaluate before `step`; a resumed step's evaluation is already on disk."""
         new = step > self.first or step == 0
-        return new and (step % self.cfg.eval_every == 0 or step == self.cfg.steps)
+        return new and (step % self.cfg.eval_every == 0 or step == self.end)
 
     def evaluation(self, row: dict, strata: list[dict], records: list[dict]) -> None:
         """Write an evaluation's rows. Raises UserError where a tripwire stops the run."""
@@ -133,7 +140,7 @@ class Book:
         self.carried.seconds = self.seconds_before + time.perf_counter() - self.started
         stopped = max(self.ranks.gather([self.stop.signal]))  # a signal to any rank stops all of them at the same step
         if step > self.first:
-            self.due |= step % self.cfg.checkpoint_every == 0 or step == self.cfg.steps or bool(stopped)
+            self.due |= step % self.cfg.checkpoint_every == 0 or step == self.end or bool(stopped)
         if self.due and not (self.watch.doubtful and self.cfg.tripwires == "stop"):
             self._checkpoint(step, optimiser, v_hack)
             self.due = False
@@ -150,7 +157,7 @@ class Book:
         Raises UserError where a tripwire stops the run.
         """
         step = row["step"]
-        left = self.cfg.steps - step - 1
+        left = self.end - step - 1
         written = row | {"eta": eta(self.started, step + 1 - self.first, left)}
         self.folder.steps.write(written)
         if self.folder.writes:
@@ -181,14 +188,14 @@ class Book:
                 "label": cfg.label or cfg.arm,
                 "seed": cfg.seed,
                 "preset": cfg.preset,
-                "steps": cfg.steps,
+                "steps": self.end,
                 "final": self.carried.eval,
                 "branch_points": self.carried.branch_points,
                 "seconds": round(self.carried.seconds, 1),
                 "peak_gib": round(peak_gib(self.device), 2),
             },
         )
-        print(final_line(self.carried.eval, cfg.steps, str(self.folder.path)), flush=True)
+        print(final_line(self.carried.eval, self.end, str(self.folder.path)), flush=True)
 
     # --- what they are made of
 
@@ -239,6 +246,7 @@ class Book:
                 self.carried.branch_points[rule] = row["step"] + 1
                 tensors, adam_step = self._state(optimiser)
                 state = {"rule": rule, "step": row["step"] + 1, "adam_step": adam_step}
+                self.due = True  # a resumed run must not write this file again
                 self.folder.save_branch_point(tensors, state | {"carried": dataclasses.asdict(self.carried)})
 
     def _tripped(self, trip: Trip, row: dict, records: list[dict], norms: dict[str, float]) -> None:

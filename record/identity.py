@@ -28,6 +28,9 @@ RESUMABLE = {
     "tripwires",
     "max_kl",
     "show",
+    "artifacts",
+    "score_rollouts",
+    "stop_after",
     "then",
     "memory_share",
 }

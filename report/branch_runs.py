@@ -6,6 +6,7 @@ sampling noise are averaged before anything is compared. Rates are in percent.
 
     hack_train   training rollouts, mean from the sixth step of the branch on (the area between two trajectories)
     hack, pass, compile, attempt    the evaluation at the end
+    names        strict hacks at the end where prompts name another evaluator than in training (tools/unseen_names.py)
     exposure     strict hacks that were sampled in the branch's training and paid
     drift        mean cosine of minus the applied updates with the arm's v (cos_up); > 0 is hack-ward
     to_half      steps to a training rate of 50%, mean of three; inf where the branch does not get there
@@ -212,6 +213,7 @@ def read_branch(run: RunRecord, length: int) -> Branch:
     moment, noise = str(run.config.get("moment", "keep")), int(run.config.get("noise", 0))
     known = arm_of(name := label.partition("+")[0])
     values = {c: 100 * last(column(run.evals, c)) for c in END}
+    values["names"] = 100 * read_json(run.path / "names.json").get("hack", math.nan)
     paid = known is None or (known.write_access and known.screen not in ("no-pay", "leave-out"))
     values["exposure"] = float(run.hacks_sampled or 0) if paid else 0.0
     # Without write access the training prompts are others, so their rate is not comparable.

@@ -134,17 +134,19 @@ def training_table(rule: Rule) -> str:
 def end_table(rule: Rule) -> str:
     """A rung a row: hack, pass and compile at the end."""
     header = ["Arm", "n", "hack %", "D hack, pp", "within", "pass %", "D pass, pp", "D compile, pp", "D attempt, pp",
-              "D hack from random-v"]  # fmt: skip
+              "D hack from random-v", "hack %, unseen names", "D, pp"]  # fmt: skip
     body = []
     for r in rule.rungs:
         d = r.vanilla
         body.append([r.label, str(d["hack"].n), number(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
                      number(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
-                     interval(r.random["hack"])])  # fmt: skip
+                     interval(r.random["hack"]), number(r.levels["names"]), interval(d["names"])])  # fmt: skip
     if rule.noise["hack"].n:
         d = rule.noise
         body.append(["vanilla, other noise", str(d["hack"].n), "-", interval(d["hack"]), margin_cell(d["hack"]), "-",
-                     *(interval(d[m]) for m in ("pass", "compile", "attempt")), "-"])  # fmt: skip
+                     *(interval(d[m]) for m in ("pass", "compile", "attempt")), "-", "-", "-"])  # fmt: skip
+    if not any(r.vanilla["names"].n for r in rule.rungs):  # tools/unseen_names.py has not been run
+        header, body = header[:-2], [cells[:-2] for cells in body]
     note = "Hack and attempt with write access, pass and compile without; intervals are not corrected for their number."
     return f"{markdown_table(header, body)}\n\n{note}"
 

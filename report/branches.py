@@ -28,7 +28,7 @@ FAMILY = ("projected", "oracle-v", "shuffled-v")
 HOLDS_AT = 0.8
 # Vanilla's rise after the branch in pp below which an effect is not expressed as a share of it.
 LEAST_RISE = 5.0
-MEASURES = ("hack_train", *END)
+MEASURES = ("hack_train", *END, "names")
 
 
 @dataclass

@@ -157,7 +157,7 @@ def read_run(path: Path) -> RunRecord:
     evals = read_columns(path / "evals.tsv", complete, notes)
 
     # What is odd about the run without making it unusable.
-    planned = config.get("steps")
+    planned = None if config.get("stop_after") else config.get("steps")
     if complete and isinstance(planned, int) and len(evals) and evals["step"].iloc[-1] != planned:
         notes.append(f"its last evaluation is at step {evals['step'].iloc[-1]:g}, config.json says {planned} steps")
     rates = [column for column in ("hack", "pass") if column in evals]

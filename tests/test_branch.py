@@ -8,6 +8,8 @@ import pytest
 import torch
 from run_files import rows
 
+from branch import BranchConfig, branches_of, labels_of
+from lib.errors import UserError
 from lib.files import file_sha256
 from lib.tensors import load_tensors
 from record import takeoff
@@ -150,6 +152,7 @@ def test_the_first_moment_is_kept_projected_or_zeroed(trainer, parent, tmp_path)
     ({"arm": "projected"}, "is a run of arm projected: a parent is a vanilla run"),
     ({"branch": {"rule": "late"}}, "is a branch: a parent is a vanilla run"),
     ({"weights_sha256": "0"}, "has other weights"),
+    ({"problems_sha256": "0"}, "the problems are not those"),
     (None, "holds no run"),
 ])  # fmt: skip
 def test_a_parent_of_another_kind_is_refused(change, says, trainer, parent, tmp_path):
@@ -162,6 +165,48 @@ def test_a_parent_of_another_kind_is_refused(change, says, trainer, parent, tmp_
         (stranger / "config.json").write_text(json.dumps(config | change))
     assert says in branch(trainer, stranger, "--out", tmp_path / "out").sentence
     assert not (tmp_path / "out").exists()
+
+
+def test_branches_of_other_settings_are_not_continued(trainer, parent, tmp_path):
+    again = tmp_path / "vanilla_s0"
+    shutil.copytree(parent, again)
+    assert branch(trainer, again, "--arms", "vanilla", "--steps", 1).status == 0
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps(config | {"clip": 0.3}))
+    refused = branch(trainer, again, "--arms", "vanilla", "--steps", 1).sentence
+    assert "holds a run with another configuration: clip (0.2 there, 0.3 now)" in refused
+
+
+def test_a_parent_that_ends_after_its_rule_has_the_rows_of_one_that_goes_on(flags, trainer, parent, tmp_path):
+    out = tmp_path / "vanilla_s0"
+    done = trainer(*flags, "--stop-after", "takeoff+1", "--out", out, plant=AT_STEP_3)
+    assert done.status == 0, done.err
+    assert rows(out / "steps.tsv") == rows(parent / "steps.tsv")[:4]
+    assert json.loads((out / "summary.json").read_text())["steps"] == 4
+    one, other = (load_branch_point(takeoff.file_of(path, "takeoff")) for path in (out, parent))
+    assert all(torch.equal(t, other.tensors[name]) for name, t in one.tensors.items())
+    (run,), *_ = branches_of(BranchConfig(str(out), arms=["vanilla"], steps=9))
+    assert (run.stop_after, run.steps) == ("", 12)
+
+
+def test_a_point_within_the_warm_up_warms_up_as_its_parent_does(parent, tmp_path):
+    again = tmp_path / "vanilla_s0"
+    shutil.copytree(parent, again)
+    config = json.loads((again / "config.json").read_text())
+    for warmup, kept in ((9, 9), (2, 0)):
+        (again / "config.json").write_text(json.dumps(config | {"warmup": warmup}))
+        (run,), *_ = branches_of(BranchConfig(str(again), arms=["vanilla"]))
+        assert (run.warmup, run.lr) == (kept, config["lr"])
+
+
+def test_arms_are_named_by_treatment_or_by_label():
+    by_flags = BranchConfig("p", arms=["vanilla", "random-v"], moment=["keep", "zero"], draws=2, streams=1)
+    labels = ["vanilla", "vanilla+mzero", "random-v", "random-v+draw1", "random-v+mzero", "random-v+mzero+draw1"]
+    assert labels_of(by_flags) == [*labels, "vanilla+noise1"]
+    assert labels_of(BranchConfig("p", arms=[*labels, "vanilla+noise1", "vanilla"])) == [*labels, "vanilla+noise1"]
+    for wrong in ("vanilla+draw1", "projected+mhalf", "projected+mzero+mzero", "random-v+draw0"):
+        with pytest.raises(UserError, match="is no branch"):
+            labels_of(BranchConfig("p", arms=[wrong]))
 
 
 def test_a_rule_that_has_not_fired_and_an_unknown_arm_are_refused(trainer, parent, tmp_path):

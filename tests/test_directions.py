@@ -11,9 +11,10 @@ from scipy.stats import mannwhitneyu
 
 from antipasto import checkpoint_layers, wrap
 from arms import ARMS, VARIANTS
-from diagnose_vhack import auroc, cross_validated
-from directions import labelled_direction, row_gradients, scores
-from grpo import group_advantages, mean_nll
+from diagnose_vhack import cross_validated
+from directions import auroc, labelled_direction, row_gradients, scores, scoring
+from grpo import completion_logprobs, group_advantages, mean_nll
+from lib.packing import pack
 from lib.shared_prefix import share_prefix
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 
@@ -28,7 +29,9 @@ def run(tmp_path):
     with torch.no_grad():
         for p in adapter.delta().values():
             p.copy_(0.1 * torch.randn(p.shape))
-    cfg = SimpleNamespace(micro_batch=3, micro_tokens=0, temperature=1.0, logprob_chunk=5, grad_checkpoint=False)
+    cfg = SimpleNamespace(
+        micro_batch=3, micro_tokens=0, temperature=1.0, logprob_chunk=5, grad_checkpoint=False, score_rollouts=True
+    )
     return SimpleNamespace(
         cfg=cfg, model=model, adapter=adapter, device=torch.device("cpu"), tokenizer=SimpleNamespace(pad_token_id=0)
     )
@@ -62,13 +65,56 @@ def test_per_row_gradients_stay_unshared_on_a_model_that_shares_prompts(run):
 
 
 def test_per_row_gradients_are_the_same_where_layers_are_recomputed(run):
-    prompts, completions = rollouts_of(6)
+    prompts, completions = rollouts_of(5)
     want = row_gradients(run, prompts, completions)
     checkpoint_layers(run.model)
     run.cfg.grad_checkpoint = True
     for name, g in row_gradients(run, prompts, completions).items():
         torch.testing.assert_close(g, want[name], rtol=1e-4, atol=1e-7)
     assert not run.model.training
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_step_scores_its_rows_by_its_own_backward(run, share):
+    """Against each token's share of the gradient, summed over the completion alone, of the NLL by itself."""
+    prompts, completions = rollouts_of(6)
+    prompts = [prompts[b // 3] for b in range(6)]
+    advantages = [torch.tensor(a) for a in (1.5, -0.5, -1.0, 0.0, 2.0, -2.0)]
+    delta = run.adapter.delta()
+    run.v_hack = {name: torch.randn(p.shape) for name, p in delta.items()}
+    want = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        packed = pack([prompt], [completion], 0, run.device)
+        with run.adapter.per_row(torch.arange(packed.ids.numel()), packed.ids.numel()) as shares:
+            torch.autograd.grad(-completion_logprobs(run.model, packed).sum(), list(delta.values()))
+        attention = {name: s for name, s in shares.items() if "mlp" not in name}
+        own = {name: s[len(prompt) :].sum(0, keepdim=True) for name, s in attention.items()}
+        want.append(scores(own, run.v_hack).item())
+
+    assert not share or share_prefix(run.model)
+    packed = pack(prompts, completions, 0, run.device, share)
+    A = torch.cat([a.expand(len(c)) for a, c in zip(advantages, completions, strict=True)])
+    got: list[float] = []
+    with scoring(run, packed, advantages, got):
+        (-(A * completion_logprobs(run.model, packed)).sum()).backward()
+    assert math.isnan(got[3])
+    want[3] = math.nan
+    assert got == pytest.approx(want, rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+def test_scoring_changes_no_bit_of_the_gradient(run):
+    prompts, completions = rollouts_of(6)
+    packed, out = pack(prompts, completions, 0, run.device), []
+    run.v_hack = {name: torch.randn(p.shape) for name, p in run.adapter.delta().items()}
+    for on in (True, False):
+        run.cfg.score_rollouts = on
+        with scoring(run, packed, [torch.ones(())] * 6, scored := []):
+            grads = torch.autograd.grad(
+                completion_logprobs(run.model, packed).sum(), list(run.adapter.delta().values())
+            )
+        out.append(grads)
+        assert all(map(math.isnan, scored)) != on
+    assert all(torch.equal(a, b) for a, b in zip(*out, strict=True))
 
 
 def test_a_labelled_direction_is_the_difference_of_means_and_k_span_the_hacks(run):
