@@ -89,7 +89,7 @@ class Estimate:
 
 
 def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
-    """(comment line, rows) of the last run of `model` in a bench TSV, else of the last run of any.
+    """(comment line, rows) of the last run of `model` in a bench TSV, else of the model nearest to it in size.
 
     Raises UserError where the file is missing.
     """
@@ -98,9 +98,12 @@ def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
             f"{path} does not exist: run bench/step.py --out {path} on the GPU to be rented, or pass "
             "--run with the directory of a short run"
         )
-    runs = read_blocks(path)
-    same = [(comment, rows) for comment, rows in runs if (rows["model"].map(BENCH_NAMES.get) == model).any()]
-    return (same or runs)[-1]
+
+    def distance(run: tuple[str, pd.DataFrame]) -> float:
+        known = [SHAPES[BENCH_NAMES[name]].weights() for name in run[1]["model"] if name in BENCH_NAMES]
+        return min((abs(math.log(w / SHAPES[model].weights())) for w in known), default=math.inf)
+
+    return min(reversed(read_blocks(path)), key=distance)
 
 
 def measured_parts(cfg: EstimateConfig) -> tuple[str, dict[str, pd.Series]]:
