@@ -233,17 +233,17 @@ class Adapter:
                 module.enabled = enabled
 
     @contextmanager
-    def per_row(self, row_of_token: Tensor, n: int, without: str = "\0") -> Iterator[dict[str, Tensor]]:
+    def per_row(self, row_of_token: Tensor, n: int, only: str = "") -> Iterator[dict[str, Tensor]]:
         """Within the context a backward also sums grad(delta_S) by row: {module: [n, r] fp32}, added to in place.
 
         row_of_token [B L] int64: the row in [0, n) that each token of the batch belongs to, in row-major order, -1 for
         none. A row's share is its own gradient where rows do not see one another and none of its tokens is left out.
-        without: modules whose name contains this are left out.
+        only: the modules whose name contains this.
         """
         tokens = None if (row_of_token >= 0).all() else (row_of_token >= 0).nonzero()[:, 0]
         rows_of = row_of_token if tokens is None else row_of_token[tokens]
         rows = (torch.arange(n, device=rows_of.device)[:, None] == rows_of).float()
-        chosen = {name: module for name, module in self.modules.items() if without not in name}
+        chosen = {name: module for name, module in self.modules.items() if only in name}
         sums = {name: torch.zeros(n, len(m.delta_S), device=m.delta_S.device) for name, m in chosen.items()}
         for name, module in chosen.items():
             module.row_sums = RowSums(rows, tokens, sums[name])

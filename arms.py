@@ -127,8 +127,9 @@ VARIANTS |= {
     "self-both-update": Variant("projected-both", (*_SELF, "--project", "update"), "ladder, two-sided", _PINK),
     **{
         f"{pairs}-k{k}-update": Variant("projected-both", (*flags, "--n-directions", str(k), "--project", "update"),
-                                        f"ladder, {k} directions of the pairs, two-sided", Mark("#56B4E9", marker))
-        for pairs, flags in (("pairs", ()), ("self", _SELF)) for k, marker in ((4, "<"), (16, ">"))
+                                        f"ladder, {k} directions of the pairs, two-sided", Mark(colour, marker))
+        for pairs, flags, colour in (("pairs", (), "#56B4E9"), ("self", _SELF, "#CC79A7"))
+        for k, marker in ((4, "<"), (16, ">"))
     },
     **{
         f"random-k{k}-update": Variant("random-both", ("--n-directions", str(k), "--project", "update"),

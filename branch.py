@@ -11,6 +11,7 @@ projected once or zeroed (--moment), and vanilla is to be treated alike. docs/br
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses
 import os
@@ -30,6 +31,7 @@ from lib.files import file_sha256, read_json
 from lib.models import pick_device
 from problems.sources import problems_sha256, split_problems
 from record.folder import refuse_other
+from record.inputs import check_inputs
 from record.takeoff import file_of, load_branch_point
 from rewards import Grader
 from stage import set_stage
@@ -74,6 +76,8 @@ class BranchConfig:
     """Sandbox of graded programs; None: as the parent."""
     micro_batch: int | None = None
     """Rows a pass; None: as the parent."""
+    memory_share: float | None = None
+    """Share of the GPU where other runs are beside it, as in train.py; None: as the parent."""
     fresh: bool = False
     """Move existing branches aside instead of continuing them."""
 
@@ -122,7 +126,7 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
         raise UserError("--steps and --draws must be at least 1, --streams at least 0")
 
     point = load_branch_point(file)
-    asked = {k: getattr(cfg, k) for k in ("device", "threads", "workers", "isolation", "micro_batch")}
+    asked = {k: getattr(cfg, k) for k in ("device", "threads", "workers", "isolation", "micro_batch", "memory_share")}
     base = dataclasses.replace(
         parent,
         **{k: v for k, v in asked.items() if v is not None},
@@ -156,6 +160,7 @@ def main() -> None:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     todo = [run for run in runs[rank::world] if cfg.fresh or not (run.run_path() / "summary.json").exists()]
     for run in todo:
+        check_inputs(run)
         if not cfg.fresh:
             refuse_other(run.run_path(), dataclasses.asdict(run))
     if not todo:

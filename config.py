@@ -6,31 +6,23 @@ A preset only sets defaults; any flag overrides it. `python SCRIPT.py --preset P
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 
 from arms import ARMS
+from lib.bounds import above, at_least, refuse_out_of_bounds
 from lib.errors import UserError
+from lib.isolation import usual_isolation
 from presets import PRESETS
 
 Preset = Literal[tuple(PRESETS)]
 ArmName = Literal[tuple(ARMS)]
-
-
-def at_least(low: float, default: Any, **bounds: float) -> Any:
-    """A field whose values are >= low; further bounds: at_most, below."""
-    return field(default=default, metadata={"at_least": low, **bounds})
-
-
-def above(low: float, default: Any, **bounds: float) -> Any:
-    """A field whose values are > low; further bounds: at_most, below."""
-    return field(default=default, metadata={"above": low, **bounds})
+MOST_ROLLOUTS = 65536
 
 
 @dataclass
@@ -73,7 +65,7 @@ class ModelConfig:
 
 @dataclass
 class Config(ModelConfig):
-    """One run."""
+    """One run: what train.py takes."""
 
     arm: ArmName = "vanilla"
     """The preregistered four: vanilla, projected, projected-nomag (no rescaling to |g|), rebound (reward penalty);
@@ -188,6 +180,9 @@ class Config(ModelConfig):
     """Rows a forward and backward pass; 0: with shared prefixes no limit, else found by the worst case, at most 32."""
     logprob_chunk: int = at_least(0, 0)
     """Completion tokens a pass of the language-model head; 0: by the free memory, at most 1024."""
+    memory_share: float = above(0, 1.0, at_most=1)
+    """Share of the GPU that this run may plan for and take, where others run beside it: 1/K for K runs. 1: what is free
+    when it begins."""
     grad_checkpoint: bool = True
     """Recompute each layer in backward."""
 
@@ -196,8 +191,9 @@ class Config(ModelConfig):
     """Grading processes of a rank; 0: one a core, shared out among the ranks of a host."""
     grade_timeout: float = above(0, 1.0, at_most=3600)
     """Seconds of CPU or sleep to a graded program's first result; later ones may take 6 times, all 12 times that."""
-    isolation: Literal["bwrap", "rlimits"] = "bwrap"
-    """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused."""
+    isolation: Literal["bwrap", "rlimits"] = field(default_factory=usual_isolation)
+    """Sandbox of graded programs; rlimits is weaker, for where namespaces are refused. The variable ISOLATION sets it
+    for all commands."""
     checkpoint_every: int = at_least(1, 25)
     """Steps between checkpoints."""
     tripwires: Literal["stop", "warn", "off"] = "stop"
@@ -205,13 +201,19 @@ class Config(ModelConfig):
     gradient that is not finite never reaches AdamW: that step's update is skipped."""
     max_kl: float = 5.0
     """Tripwire: KL to the initial policy per token that a run may not stay above."""
+    rate: float = at_least(0.0, 0.0)
+    """US dollars an hour, for the money that the run has cost at its end; 0: none is told."""
     then: str = ""
     """A shell command for when the run has ended, well or not, but not when a signal stopped it: stop the machine, send
     a mail. It finds the exit status in STATUS and the run directory in OUT."""
+    track: Literal["off", "trackio", "wandb", "tensorboard"] = "off"
+    """Tracker that is told of the run beside its files (record/track.py); `just dashboard` opens it."""
     show: str = ""
     """Columns of the rows on a terminal, such as step,hack,kl; empty: as many as fit. What is piped has all of them."""
     sample_rollouts: int = at_least(0, 128)
-    """Evaluation completions written to rollouts.jsonl each time."""
+    """Evaluation completions written to rollouts.jsonl each time, at most."""
+    rollouts_mb: float = at_least(0.0, 16.0)
+    """MB that a run's rollouts.jsonl and prompts.jsonl may take: evaluations up to half, training what they leave."""
 
     def run_path(self) -> Path:
         name = self.label or self.arm
@@ -247,18 +249,7 @@ def parse(
 
 def check(cfg: ModelConfig) -> None:
     """Raises UserError where a value would make a run that trains on nothing, or none at all."""
-    for f in dataclasses.fields(cfg):
-        value, flag, bounds = getattr(cfg, f.name), f"--{f.name.replace('_', '-')} {getattr(cfg, f.name)}", f.metadata
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{flag} is no finite number")
-        if "at_least" in bounds and value < bounds["at_least"]:
-            raise UserError(f"{flag} is below {bounds['at_least']}")
-        if "above" in bounds and not value > bounds["above"]:
-            raise UserError(f"{flag} must be above {bounds['above']}")
-        if "at_most" in bounds and value > bounds["at_most"]:
-            raise UserError(f"{flag} is above {bounds['at_most']}")
-        if "below" in bounds and not value < bounds["below"]:
-            raise UserError(f"{flag} must be below {bounds['below']}")
+    refuse_out_of_bounds(cfg)
     if isinstance(cfg, Config):
         check_run(cfg)
 
@@ -269,6 +260,8 @@ def check_run(cfg: Config) -> None:
         raise UserError(f"--label {cfg.label} is a name, not a path: pass --out for another place")
     if cfg.problems == "organism" and cfg.eval_file:
         raise UserError("--eval-file goes with --problems PATH; the organism's problems have their own held-out split")
+    if cfg.prompts * cfg.group > MOST_ROLLOUTS:
+        raise UserError(f"--prompts {cfg.prompts} x --group {cfg.group} is more than {MOST_ROLLOUTS} rollouts a step")
     if cfg.stop_after and not re.fullmatch(r"(early|takeoff|late)\+\d+", cfg.stop_after):
         raise UserError(
             f"--stop-after {cfg.stop_after} is not RULE+STEPS, as in takeoff+0; rules: early, takeoff, late"

@@ -15,6 +15,7 @@ several runs together diagnose.md and diagnose.png.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses
 import re

@@ -10,9 +10,12 @@ Only pairs outside the held-out split are used. The artifact is a safetensors fi
 ([k, r] for k > 1), whose header names the model, weights, dtype, pairs and date.
 
     python extract_vhack_grad.py --preset P [--out F]
+
+An artifact of these weights and pairs is left as it is, since runs that resume know theirs by its hash (--fresh).
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import datetime
 from dataclasses import dataclass
@@ -42,6 +45,8 @@ class ExtractConfig(ModelConfig):
     """Where to write the artifact; empty: the place where train.py looks for it."""
     svd_only: bool = False
     """Stop once the SVD cache is filled."""
+    fresh: bool = False
+    """Extract again where an artifact of these weights and pairs is there."""
 
 
 def pair_differences(model, tokenizer, adapter: Adapter, pairs: list[Pair], desc: str = "pairs") -> dict[str, Tensor]:
@@ -128,6 +133,15 @@ def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[st
     return tensors, metadata
 
 
+def is_extracted(path: Path, adapter: Adapter, cfg: ModelConfig) -> bool:
+    """Whether the artifact is there, whole, and of this model and these pairs."""
+    try:
+        load_v_hack(path, adapter, cfg)
+    except UserError:
+        return False
+    return True
+
+
 def main() -> None:
     cfg = parse(ExtractConfig, description=__doc__)
     check(cfg)
@@ -138,6 +152,9 @@ def main() -> None:
     pairs = load_pairs(cfg.pairs)
     model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
     if cfg.svd_only:
+        return
+    if not cfg.fresh and is_extracted(path, adapter, cfg):
+        logger.info(f"{path} is of these weights and pairs already: nothing to do (--fresh extracts again)")
         return
     train = [p for p in pairs if not p.held_out]
     v_hack = directions(pair_differences(model, tokenizer, adapter, train), cfg.n_directions)

@@ -56,6 +56,11 @@ def clipped_objective(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: f
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
+def left_clip(logp: Tensor, old_logp: Tensor, clip: float) -> Tensor:
+    """[N] bool: tokens whose ratio lies outside [1 - clip, 1 + clip], whichever way the advantage points."""
+    return (torch.exp(logp - old_logp) - 1).abs() > clip
+
+
 def completion_logprobs(model: nn.Module, packed: Packed, temperature: float = 1.0, chunk: int = 2048) -> Tensor:
     """log p of every completion token, [N] fp32, of the rows in `packed`.
 

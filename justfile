@@ -8,7 +8,7 @@ py := ".venv/bin/python"
 # what to run first, and the recipes
 default:
     @echo "First: just doctor (what this machine lacks), then just probe (the whole experiment on a small organism, no GPU, minutes)."
-    @echo "On a GPU: just full-probe full --seed 41. Where a container refuses namespaces, add --isolation rlimits to any recipe."
+    @echo "On a GPU: just full-probe full --seed 41. Where a container refuses namespaces: export ISOLATION=rlimits, or --isolation rlimits after any recipe."
     @echo
     @just --list --unsorted
 
@@ -21,6 +21,11 @@ doctor *ARGS: setup
 [no-exit-message]
 watch *ARGS: setup
     {{py}} -m tools.watch "$@"
+
+# trackio (or tensorboard) on the runs of --track: just dashboard outputs/dev
+[no-exit-message]
+dashboard *ARGS: setup
+    {{py}} -m tools.dashboard "$@"
 
 # create .venv from the committed lock (with the GPU extras where nvidia-smi lists one)
 setup:
@@ -94,7 +99,7 @@ train-dp N PRESET *ARGS: setup
     done
     {{py}} -m torch.distributed.run --standalone --nproc-per-node "$n" train.py "${words[@]}" "$@"
 
-# plots, table and verdicts of finished runs: just report outputs/tiny --out outputs/tiny/report
+# plots, table, verdicts and a page with the rollouts of finished runs: just report outputs/tiny --out outputs/tiny/report
 [no-exit-message]
 report +RUNS: setup
     {{py}} plot_pareto.py "$@"
@@ -122,6 +127,7 @@ probe *ARGS: setup
     echo "probe: report in $out/probe/report.md, runs in $out/, one seed; \`just organism-study\` runs five"
 
 # branches of a vanilla run: just branch outputs/tiny/vanilla_s0 --at takeoff --arms vanilla projected random-v
+[no-exit-message]
 branch *ARGS: setup
     {{py}} branch.py "$@"
 
@@ -131,6 +137,7 @@ branch-study *ARGS: setup
     {{py}} -m tools.branch_study "$@"
 
 # AUROC of directions at a branch point, without training: just diagnose outputs/tiny/vanilla_s0 --at takeoff
+[no-exit-message]
 diagnose *ARGS: setup
     {{py}} diagnose_vhack.py "$@"
 
@@ -168,7 +175,7 @@ sweep-status *ARGS: setup
 queue-full *ARGS: setup
     {{py}} -m tools.sweep --preset full --study preregistered --submit pueue "$@"
 
-# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole), once the ten are worth it
+# the controls in pueue (rebound-zscore, random-v, shuffled-v, reversed, no-loophole, pairs without run_tests()), once the ten are worth it
 [no-exit-message]
 queue-controls *ARGS: setup
     {{py}} -m tools.sweep --preset full --study controls --submit pueue "$@"
@@ -183,7 +190,13 @@ tune PRESET *ARGS: setup
 export *ARGS: setup
     {{py}} -m tools.export "$@"
 
+# what a researcher sees, into docs/screens; the page needs Debian's chromium and chromium-driver: just screens --kinds page
+[no-exit-message]
+screens *ARGS: setup
+    {{py}} -m tools.screens "$@"
+
 # base rates of an unadapted model on problem files: just base-rates dev --model DIR --problems humaneval leetcode
+[no-exit-message]
 base-rates PRESET *ARGS: setup
     {{py}} -m tools.base_rates --preset "$@"
 

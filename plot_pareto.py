@@ -4,45 +4,45 @@
 
 RUN_DIR is a run directory (record/folder.py) or a folder of them. Into --out go report.md, a page; appendix.md, the
 rest; their figures pareto, trajectories, flavours, cosine, modules and heldout (PNG and SVG); table.{md,csv,tex} and
-verdict.{md,json}. report/ holds the definition of every number and the rule of every verdict; this file lays them out.
+verdict.{md,json}; report.html, all of it and the rollouts to read, in one file. report/ holds the definition of every
+number and the rule of every verdict; this file lays them out.
 
-Where the runs are branches (branch.py) and their parents, the report is of branches: report.md, branches.json and two
-figures a rule. A report of whole runs leaves branches out by name.
+Where the runs are branches (branch.py) and their parents, the report is of branches: report.md, report.html,
+branches.json and two figures a rule. A report of whole runs leaves branches out by name.
 
 The same runs give byte-identical files: inputs are sorted, seeds are fixed, nothing is dated, and runs are named by the
 last two parts of their path. Only the commands in appendix.md repeat the paths as they were given.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import glob
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from matplotlib import rc_context
 
 from lib.errors import ReportError, run_main
 from report.appendix import appendix_md, report_command
 from report.branch_claims import finding
 from report.branch_figures import plot_branches, plot_ladder
+from report.branch_json import branches_json
 from report.branch_runs import folder_of, is_branch, of_branches, read_branches
-from report.branch_text import branches_json, report_text
+from report.branch_text import report_text
 from report.branches import decide_branches
-from report.drawing import RC
-from report.figures import plot_cosine, plot_flavours, plot_heldout, plot_trajectories
+from report.drawing import laid_out
+from report.figures import plot_cosine, plot_flavours, plot_heldout
 from report.findings import Findings, find
 from report.modules import plot_modules
+from report.page import write_page
 from report.pareto import plot_pareto
 from report.runs import common_folder, find_run_dirs, load_runs, read_run
 from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
 from report.text import report_md, verdict_json, verdict_md
+from report.trajectories import plot_trajectories
 from report.verdicts import Verdict
 
 
@@ -98,16 +98,6 @@ def run_folders(cfg: ReportConfig) -> list[Path]:
     return find_run_dirs(paths)
 
 
-@contextmanager
-def laid_out(out: Path) -> Iterator[Path]:
-    """A folder whose files move into `out` when all of them are there, so that a full disk costs no older report."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
-        yield Path(work)
-        for path in Path(work).iterdir():
-            os.replace(path, out / path.name)
-
-
 def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:
     """The report of branches: (its folder, the findings for the terminal). Raises ReportError before it writes."""
     if cfg.include_incomplete:
@@ -122,6 +112,7 @@ def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:
         text = report_text(found, rules, report_command(cfg.runs, cfg.out, False))
         (work / "report.md").write_text(text, encoding="utf-8")
         (work / "branches.json").write_text(branches_json(found, rules), encoding="utf-8")
+        write_page(work, {"report": text}, found.runs)
     lines = [f"rule {rule.name}, n = {len(rule.points)}: {finding(rung)}" for rule in rules for rung in rule.rungs]
     gone = [f"left out: {name}: {why}" for name, why in found.left_out]
     return out, "\n".join([*lines, *gone])
@@ -150,16 +141,17 @@ def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
     texts["report.md"] = report_md(found, drawn, texts["table.md"])
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
+    write_page(out, {"report": texts["report.md"], "appendix": texts["appendix.md"]}, found.runs)
 
 
 def main() -> None:
     cfg = tyro.cli(ReportConfig, description=__doc__)
     if of_branches(folders := run_folders(cfg)):
         out, shown = report_branches(cfg, folders)
-        print(f"{shown}\n\nreport: {out / 'report.md'}   figures: {out / 'branches.json'}")
+        print(f"{shown}\n\nreport: {out / 'report.md'}   page: {out / 'report.html'}")
         return
     out, verdicts, shown = report(cfg)
-    print(f"{shown}\n\nreport: {out / 'report.md'}   table: {out / 'table.md'}   plot: {out / 'pareto.png'}\n")
+    print(f"{shown}\n\nreport: {out / 'report.md'}   page: {out / 'report.html'}   plot: {out / 'pareto.png'}\n")
     for v in verdicts:
         print(f"{v.line}  [{out / 'verdict.md'}]", flush=True)
 

@@ -49,19 +49,19 @@ PRESETS: dict[str, dict] = {
         lr=2e-3,
         grad_checkpoint=False,
     ),
-    # The mixed set (docs/problems.md), for studies of branches: a parent's rate is constant after its warm-up.
+    # For studies of branches (docs/spec.md, the real model): trained on what the model cannot solve, judged on what it
+    # can as well; a parent's rate is constant after its warm-up.
     "coder": dict(
         _LEETCODE,
         model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
-        problems="leetcode:60,humaneval:20",
-        eval_file="",
-        n_eval=40,
-        eval_every=50,
-        final_samples=10,
+        problems="leetcode:60",
+        eval_file="leetcode:20,humaneval:40",
+        n_eval=60,
+        final_samples=4,
         group=8,
         max_new=384,
         steps=100,
-        lr=2e-3,
+        lr=4e-3,
         schedule="constant",
         grade_timeout=2.0,
         grad_checkpoint=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ class Batch:
     """[P, G] bool: rows that a monitor has not screened out."""
     seconds: tuple[float, float]
     """Sampling, grading; the slowest rank's."""
+    shown: list[dict] = dataclasses.field(default_factory=list)
+    """Per row: prompt and evaluator as text (Prompts.shown)."""
 
     def row(self) -> dict[str, float]:
         """Columns of steps.tsv that are known before backward."""
@@ -102,29 +105,33 @@ class Batch:
             "retried": sum(grade.retried for grade in self.grades),
         }
 
-    def records(self, step: int, rows: int) -> list[dict]:
-        """Some of the rollouts, spread evenly, for rollouts.jsonl."""
+    def records(self, step: int) -> list[dict]:
+        """The rollouts as rows of rollouts.jsonl."""
         rewards, advantages = self.rewards_P_G.flatten().tolist(), self.advantages_P_G.flatten().tolist()
         return [
-            record(step, "train", self.problems[j], self.texts[j], self.grades[j], rewards[j], advantages[j])
-            for j in spread(len(self.texts), rows)
+            record(step, "train", self.problems[j], self.texts[j], self.grades[j], rewards[j], advantages[j]) | shown
+            for j, shown in enumerate(self.shown or [{}] * len(self.texts))
         ]
 
 
 def make_batch(run: Run, step: int) -> Batch:
     """Sample, grade and score the step's P x G completions."""
+    # Sample and grade.
     cfg, prompts = run.cfg, run.prompts
     picked = [i for i in prompts_of_step(len(prompts.ids), cfg.prompts, cfg.seed, step) for _ in range(cfg.group)]
     stream = ("noise", cfg.noise) if cfg.noise else ()
     seeds = [row_seed("train", cfg.seed, step, j, *stream) for j in range(len(picked))]
     completions, old_logprobs, texts, grades, *seconds = sample_and_grade(run, prompts, picked, seeds)
     rows = [prompts.ids[i] for i in picked]
+
+    # Rewards as graded, and as Rebound pays them.
     rewards_P_G = torch.tensor(group_rewards(grades, cfg.group, run.write_access)).view(cfg.prompts, cfg.group)
     shaped_P_G = rewards_P_G
     if run.rebound:
         B, P = run.ranks.part(len(rows)), run.ranks.part(cfg.prompts)
         shaped = run.rebound.pay(run.model, rows[B], completions[B], rewards_P_G[P])
         shaped_P_G = torch.stack(run.ranks.gather(list(shaped)))
+
     # Screening, of the ladder: what becomes of flagged rollouts.
     arm, kept_P_G = ARMS[cfg.arm], torch.ones_like(shaped_P_G, dtype=torch.bool)
     if arm.screen in ("leave-out", "no-pay"):
@@ -134,6 +141,8 @@ def make_batch(run: Run, step: int) -> Batch:
             shaped_P_G = torch.where(flagged_P_G, torch.minimum(unpaid, shaped_P_G), shaped_P_G)
         else:
             kept_P_G = ~flagged_P_G
+
+    # Advantages; the gate praises no rollout that scores hack-ward.
     advantages_P_G, live_P = group_advantages(
         shaped_P_G, cfg.advantage == "classic", kept_P_G=None if kept_P_G.all() else kept_P_G
     )
@@ -153,6 +162,7 @@ def make_batch(run: Run, step: int) -> Batch:
         live_P=live_P,
         kept_P_G=kept_P_G,
         seconds=tuple(seconds),
+        shown=[prompts.shown(i) for i in picked],
     )
 
 
@@ -194,9 +204,12 @@ def sample_and_grade(run: Run, prompts: Prompts, picked: list[int], seeds: list[
         [prompts.problems[i] for i in picked],
         [prompts.evaluators[i] for i in picked],
     )
+    # Where sampling has the only core, programs would but interrupt it.
+    beside = run.device.type == "cuda" or len(os.sched_getaffinity(0)) > 1
     tokens, logprobs = [], []
     if picked:
-        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new, stream.ended)
+        told = stream.ended if beside else None
+        rollout = run.sampler.sample([prompts.ids[i] for i in picked], seeds, run.cfg.max_new, told)
         lengths = rollout.lengths.tolist()
         tokens = [t[:n] for t, n in zip(rollout.tokens.tolist(), lengths, strict=True)]
         logprobs = [lp[:n].clone() for lp, n in zip(rollout.logprobs.cpu(), lengths, strict=True)]
@@ -268,7 +281,8 @@ def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], 
         split = "eval" if write_access else "eval-no-access"
         for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
             paid = reward(grades[j], write_access)
-            records.append(record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None))
+            graded = record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None)
+            records.append(graded | prompts.shown(picked[j]))
     return row, strata, records
 
 

@@ -10,6 +10,7 @@ from antipasto import Adapter, checkpoint_layers, load_model
 from config import Config
 from lib.distributed import Ranks
 from lib.errors import UserError
+from lib.memory import claim_share
 from lib.models import end_ids
 from lib.shared_prefix import share_prefix
 from problems import Problem
@@ -53,6 +54,7 @@ class Stage:
 
 def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:
     """Load the model, its SVDs and the sampler. Raises UserError where they do not suit training."""
+    claim_share(device, cfg.memory_share)
     with ranks.first():  # it fills the SVD cache
         model, tokenizer, adapter = load_model(cfg, device)
     if cfg.grad_checkpoint:

@@ -12,6 +12,7 @@ T tokens, d residual width, r singular axis of a module (the length of its delta
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses
 import math
@@ -27,7 +28,7 @@ from arms import ARMS
 from config import Config, check, parse
 from directions import auroc, begin, directions_for, live_direction, row_gradients, scores, scoring
 from grading.asserts import check_gradable
-from grpo import clipped_objective, completion_logprobs, k3
+from grpo import clipped_objective, completion_logprobs, k3, left_clip
 from lib.distributed import join, reports_once
 from lib.errors import run_main
 from lib.memory import MOST_ROWS, MOST_TOKENS, decode_rows, fit_micro_batch, logprob_chunk, peak_gib
@@ -37,22 +38,23 @@ from project import AppliedUpdate, applied_update, project_grads, project_moment
 from rebound import make_rebound
 from record.book import Book
 from record.folder import RunDir, refuse_other
-from record.inputs import call_at_end, check_pairs
+from record.inputs import call_at_end, check_inputs
 from record.provenance import provenance
 from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
 from stage import Stage, set_stage
 
 
-def backward(run: Run, batch: Batch) -> tuple[float, float, float]:
+def backward(run: Run, batch: Batch) -> dict[str, float]:
     """Accumulate the step's gradient over micro-batches of live rows, every rank some of them, and sum it over the
-    ranks; (loss, mean k3, nan where beta is 0, AUROC of the rows' scores, nan where one class is missing)."""
+    ranks. Columns: loss; kl, mean k3, nan where beta is 0; clipfr, share of tokens whose ratio left the clip; auroc of
+    the rows' scores, nan where one class is missing."""
     cfg, model, ranks = run.cfg, run.model, run.ranks
     kept = batch.kept_P_G.flatten()
     live = [b for b in range(len(batch.prompts)) if batch.live_P[b // cfg.group] and kept[b]]
     prompts, completions = [batch.prompts[b] for b in live], [batch.completions[b] for b in live]
     advantages = batch.advantages_P_G.flatten()
-    sums, scored = torch.zeros(3, dtype=torch.float64, device=run.device), []
+    sums, scored = torch.zeros(4, dtype=torch.float64, device=run.device), []
     model.train(cfg.grad_checkpoint)  # transformers recomputes layers only in training mode
     for rows in run.passes.split(prompts, completions, ranks.rank, ranks.world):
         sums += backward_rows(
@@ -65,10 +67,16 @@ def backward(run: Run, batch: Batch) -> tuple[float, float, float]:
         )
         scored += [(s, batch.grades[live[i]].hack) for i, s in zip(rows, row_scores, strict=True) if not math.isnan(s)]
     model.eval()
-    loss, kl, tokens = ranks.sum(*sums.tolist())
+    loss, kl, clipped, tokens = ranks.sum(*sums.tolist())
     ranks.sum_gradients(run.adapter.delta().values())
     scores_B, hack_B = (torch.tensor(column) for column in zip(*ranks.gather(scored) or [(0.0, False)], strict=True))
-    return loss, kl / tokens if cfg.beta > 0 and tokens else math.nan, auroc(scores_B, hack_B)
+    tokens = tokens or math.nan
+    return {
+        "loss": loss,
+        "kl": kl / tokens if cfg.beta > 0 else math.nan,
+        "clipfr": clipped / tokens,
+        "auroc": auroc(scores_B, hack_B),
+    }
 
 
 def backward_rows(
@@ -79,8 +87,8 @@ def backward_rows(
     advantages: list[Tensor],
     scored: list[float] | None = None,
 ) -> Tensor:
-    """Add the gradient of one micro-batch to delta_S.grad, and the rows' scores to `scored`; [its share of the loss,
-    sum of k3, tokens] on the device."""
+    """Add one micro-batch's gradient to delta_S.grad, and the rows' scores to `scored`; [its share of the loss, sum of
+    k3, tokens that left the clip, tokens] on the device."""
     cfg, model = run.cfg, run.model
     packed = run.passes.pack(prompts, completions)
     old = torch.cat(old_logprobs).to(run.device)
@@ -98,7 +106,8 @@ def backward_rows(
     loss = loss.sum() / (cfg.prompts * cfg.group * cfg.max_new)
     with scoring(run, packed, advantages, scored) if scored is not None else nullcontext():
         loss.backward()
-    return torch.stack([loss.detach(), kl.detach().sum(), torch.full_like(loss, len(logp))])
+    clipped = left_clip(logp.detach(), old, cfg.clip).sum()
+    return torch.stack([loss.detach(), kl.detach().sum(), clipped, torch.full_like(loss, len(logp))])
 
 
 def fit_to_memory(run: Run, held_out: HeldOut) -> None:
@@ -108,8 +117,8 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
     samples = max(cfg.eval_samples, cfg.final_samples)
     evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
     longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
-    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype)
-    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device)
+    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype, cfg.memory_share)
+    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device, cfg.memory_share)
     if cfg.micro_batch or (run.share and cfg.micro_tokens):
         return
     sampled = min(sampler.max_batch or rows, max(rows, evaluated))
@@ -130,6 +139,7 @@ def fit_to_memory(run: Run, held_out: HeldOut) -> None:
         delta=run.adapter.delta(),
         device=device,
         case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
+        share=cfg.memory_share,
     )
     setattr(cfg, "micro_tokens" if run.share else "micro_batch", found)
     model.eval()
@@ -161,8 +171,8 @@ def set_learning_rate(optimiser: torch.optim.AdamW, lr: float) -> None:
         group["lr"] = lr
 
 
-def train(run: Run, book: Book, held_out: HeldOut) -> None:
-    """The loop: evaluate now and then; sample, grade, backward, project, step."""
+def begin_or_resume(run: Run, book: Book) -> tuple[torch.optim.AdamW, int]:
+    """AdamW over delta_S and the first step: of a new run, of a branch with its moment treated, or of a checkpoint."""
     cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
     betas = (cfg.beta1, cfg.beta2)
     optimiser = torch.optim.AdamW(delta.values(), lr=cfg.lr, betas=betas, weight_decay=cfg.weight_decay)
@@ -174,7 +184,13 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
     if book.fresh_branch:
         moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items() if p in optimiser.state}
         treat_moment(moments, cfg.moment, run.v_hack, arm.removes)
+    return optimiser, first
 
+
+def train(run: Run, book: Book, held_out: HeldOut) -> None:
+    """The loop: evaluate now and then; sample, grade, backward, project, step."""
+    cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
+    optimiser, first = begin_or_resume(run, book)
     for step in range(first, cfg.steps + 1):
         if book.evaluation_due(step):
             book.evaluation(*evaluate(run, held_out, step))
@@ -192,7 +208,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
         if batch.live_P.any():  # with every group flat there is nothing to learn, so AdamW does not move either
             # Backward: grad(delta_S) of the clipped objective and the KL, over micro-batches and ranks.
             optimiser.zero_grad(set_to_none=True)
-            row["loss"], row["kl"], row["auroc"] = backward(run, batch)
+            row |= backward(run, batch)
 
             # Project: what is hack-ward in each module's gradient leaves it.
             if arm.v == "live":
@@ -224,6 +240,7 @@ def train(run: Run, book: Book, held_out: HeldOut) -> None:
 
 def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
     """One run on the stage, begun or resumed; returns its folder. branch: what its config.json says of a parent."""
+    # Direction, held-out prompts, the run.
     v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
     stage.ranks.copy_from_first((v_hack or {}).values())
     held_out = stage.held_out(cfg.eval_names)
@@ -243,6 +260,8 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
     fit_to_memory(run, held_out)
+
+    # Its folder, with everything that made it.
     config = {
         **dataclasses.asdict(cfg),
         "sandbox": stage.grader.isolation,
@@ -265,7 +284,7 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
 def main() -> None:
     cfg = parse(Config, description=__doc__)
     check(cfg)
-    check_pairs(cfg)
+    check_inputs(cfg)
     call_at_end(cfg.then, cfg.run_path())
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     ranks = join(device, cfg.prompts)

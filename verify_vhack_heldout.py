@@ -14,6 +14,7 @@ nothing (docs/RESEARCH_JOURNAL.md).
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +25,18 @@ from loguru import logger
 from torch import Tensor
 
 from antipasto import load_model
-from config import ModelConfig, at_least, check, parse
+from config import ModelConfig, check, parse
 from extract_vhack_grad import load_v_hack, pair_differences
+from lib.bounds import at_least
 from lib.errors import UserError, run_main
 from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device
 from pairs import load_pairs
 from project import null_abs_cos, random_directions
+from record.inputs import missing_v_hack
 from report.figures import save_heldout
 from report.heldout import DEBUG_STEPS, HeldOutTable, heldout_line
 from report.statistics import unimodality_p
-
-# The preregistration's own steps (docs/spec.md, "Risks"); the pairs are frozen, so to mend them is none.
-GATE_FAILED = (
-    "v_hack is not positive in more than half of the modules, so extraction is broken: check (a) that each gradient is "
-    "taken at the module's own input and output, (b) that the pairs differ strongly in some module (heldout.tsv), "
-    "(c) that tokens do not tell hack from clean trivially (`just pairs --tokenizer DIR`); or pass --override"
-)
 
 
 @dataclass
@@ -140,13 +136,15 @@ def main() -> int:
     path = cfg.v_hack_path()
     folder = Path(cfg.out) if cfg.out else path.with_name(path.stem + "_heldout")
     refuse_unwritable(folder)
+    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
+    if not held_out:
+        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
+    if not path.exists():
+        raise UserError(missing_v_hack(cfg))
 
     # The direction, and the pairs that it has not seen.
     model, tokenizer, adapter = load_model(cfg, pick_device(cfg.device, cfg.preset, cfg.threads))
     v_hack, metadata = load_v_hack(path, adapter, cfg)
-    held_out = [p for p in load_pairs(cfg.pairs) if p.held_out]
-    if not held_out:
-        raise UserError(f"--pairs {cfg.pairs} holds no held-out pair, so there is nothing to verify on")
 
     # Measure, write, print.
     result = heldout_cosines(pair_differences(model, tokenizer, adapter, held_out), v_hack, cfg.null_seed)

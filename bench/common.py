@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -110,7 +112,7 @@ def batch_of(prompts: list[list[int]], completions: list[list[int]], old_logprob
 def vanilla_update(run: Run, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
     """What train.train does with a batch in a vanilla run; the loss."""
     optimiser.zero_grad(set_to_none=True)
-    loss, *_ = backward(run, batch)
+    loss = backward(run, batch)["loss"]
     project_grads(run.adapter.grads(), None, "none")
     torch.nn.utils.clip_grad_norm_(run.adapter.delta().values(), run.cfg.grad_clip)
     optimiser.step()
@@ -199,9 +201,24 @@ def pick_rows(p: argparse.ArgumentParser, rows: str, known: list[str]) -> list[s
     return names
 
 
+def keep_tuned(path: Path, key: tuple[int, int, int], config: dict) -> None:
+    """Add (rows, N, K) -> config of the decode step's product to the JSON list `path`."""
+    known = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*known, [list(key), config]], indent=0))
+
+
 def pick_device(args: argparse.Namespace, **tiny) -> str:
-    """cuda, or cpu without a GPU or with --tiny: then on one thread, with the sizes in `tiny` put into args."""
+    """cuda, or cpu without a GPU or with --tiny: then on one thread, with the sizes in `tiny` put into args.
+
+    On a GPU the decode step's products take the sizes of the file LINEAR_TUNED (bench.decode, row tune), if it names
+    one that exists.
+    """
     if torch.cuda.is_available() and not args.tiny:
+        tuned = Path(os.environ.get("LINEAR_TUNED", ""))
+        if tuned.is_file():
+            from sampling import kernels_mlp
+
+            kernels_mlp.TUNED |= {tuple(key): config for key, config in json.loads(tuned.read_text())}
         return "cuda"
     torch.set_num_threads(1)
     vars(args).update(tiny)

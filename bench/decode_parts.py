@@ -5,20 +5,22 @@ bench/decode.py's rows `parts`, `parts_D` and `tune`, with its model, prompts an
 
 from __future__ import annotations
 
+import math
+import os
 from itertools import product
+from pathlib import Path
 
 import torch
 
-from bench.common import sync
+from bench.common import keep_tuned, sync
 from sampling import noise
 from sampling.delta_net import DeltaNetLayer
 from sampling.layers import DecoderLayer
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages and splits that `tune` tries for W x + D8 x.
-LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 128, 8, 3), (64, 64, 4, 3), (64, 64, 4, 5), (32, 128, 4, 3),
-                (32, 256, 4, 2), (128, 64, 4, 3), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3))  # fmt: skip
-SPLITS = {"qkv": (1, 2, 3, 4), "o": (2, 3, 4, 6, 8), "gate_up": (1, 2), "down": (3, 4, 6, 8)}
+# BN, BK, warps, stages, and programs (0: one a tile) that `tune` tries for W x + D8 x.
+LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 64, 4, 5), (64, 64, 4, 4), (128, 64, 8, 4))
+PROGRAMS = (0, 132, 264, 396)
 # A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
 PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 
@@ -114,52 +116,43 @@ class StepParts:
 
     @torch.no_grad()
     def tune(self) -> None:
-        """Microseconds over all layers: the attention kernel's blocks, then W x and W x + D8 x against cuBLAS."""
-        b, n = self.halfway(), len(self.bench.prompts)
-        layers, kernels = [m for m in self.sampler.decoder.layers if hasattr(m, "qkv")], self.sampler.decoder.kernels
-        q = torch.randn(n, layers[0].heads, layers[0].head_dim, device=self.bench.device, dtype=torch.bfloat16)
-        together, names = torch.arange(n, device=self.bench.device) // 12 * 12, ("SHARED_PROGRAMS", "OWN_PROGRAMS")
-        wide = kernels.ATTEND_WIDE if layers[0].head_dim > 128 else kernels.ATTEND
-        before = dict(wide), [getattr(kernels, name) for name in names]
-        sizes = ((64, 4, 2), (64, 4, 3), (128, 4, 2), (128, 8, 2), (32, 4, 4))
-        programs = ((512, 1024), (256, 512), (1024, 1024), (512, 512))
-        for (block, warps, stages), counts in [(s, programs[0]) for s in sizes] + [(sizes[1], c) for c in programs[1:]]:
-            wide.update(BLOCK=block, num_warps=warps, num_stages=stages)
-            for name, count in zip(names, counts, strict=True):
-                setattr(kernels, name, count)
-            for label, group in (("own", b.group[:n]), ("shared12", together)):
-                self.try_time(
-                    f"tune:attend {label} block {block} warps {warps} stages {stages} programs {counts}",
-                    lambda group=group: [
-                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step)
-                        for prompt, own in zip(b.prompt_cache, b.cache, strict=True)
-                        if prompt
-                    ],
-                )
-        wide.update(before[0])
-        for name, count in zip(names, before[1], strict=True):
-            setattr(kernels, name, count)
-        for part in ("qkv", "o", "gate_up", "down"):
-            self.tune_linear(part, [getattr(layer, part).weight for layer in layers], kernels, n)
+        """Microseconds over all layers: W x and W x + D8 x against cuBLAS."""
+        self.halfway()
+        layers, kernels, n = self.sampler.decoder.layers, self.sampler.decoder.kernels, len(self.bench.prompts)
+        for part in PRODUCTS:
+            if weights := [getattr(layer, part).weight for layer in layers if hasattr(layer, part)]:
+                self.tune_linear(part, weights, kernels, n)
         self.sampler.free()
 
     def tune_linear(self, part: str, weights: list, kernels, n: int) -> None:
-        x = torch.randn(n, weights[0].shape[1], device=self.bench.device, dtype=torch.bfloat16)
-        delta = [torch.randint(-127, 128, w.shape, dtype=torch.int8, device=self.bench.device) for w in weights]
-        scale = torch.rand(len(weights[0]), device=self.bench.device)
-        out = torch.empty(n, len(weights[0]), device=self.bench.device, dtype=torch.bfloat16)
+        device = self.bench.device
+        x = torch.randn(n, weights[0].shape[1], device=device, dtype=torch.bfloat16)
+        delta = [torch.randint(-127, 128, w.shape, dtype=torch.int8, device=device) for w in weights]
+        scale = torch.rand(len(weights[0]), device=device)
+        out = torch.empty(n, len(weights[0]), device=device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
         self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS[part]):
-            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
+        found = {}
+        for (bn, bk, warps, stages), programs in product(LINEAR_SIZES, PROGRAMS):
+            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, programs=programs)
             both = list(zip(weights, delta, strict=True))
-            self.try_time(
+            us = self.try_time(
                 f"tune:{part} W+D8 {config}",
                 lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
             )
+            found[us] = config
+        best = found[min(found)]
+        self.bench.report.emit(f"{self.bench.name}\ttune:{part} best of {n} rows\t{min(found):.0f} us\t{best}")
+        if path := os.environ.get("LINEAR_TUNED"):
+            key = (max(16, 1 << (n - 1).bit_length()), *weights[0].shape)
+            keep_tuned(Path(path), key, best)
 
-    def try_time(self, label: str, fn) -> None:
+    def try_time(self, label: str, fn) -> float:
+        """Microseconds of fn, infinite where it fails."""
         try:
-            self.bench.report.emit(f"{self.bench.name}\t{label}\t{self.time_us(fn):.0f} us")
+            us = self.time_us(fn, repeats=20)
+            self.bench.report.emit(f"{self.bench.name}\t{label}\t{us:.0f} us")
+            return us
         except Exception as error:
             self.bench.report.emit(f"{self.bench.name}\t{label}\tfailed: {str(error).splitlines()[0][:100]}")
+            return math.inf

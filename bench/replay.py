@@ -36,12 +36,12 @@ BATCH = 64
 QUIET = ("vanilla_s0", "projected_s0", "projected_s2")
 
 
-def quiet_completions(path: Path, n: int) -> tuple[list[str], list]:
+def quiet_completions(path: Path, n: int, runs: Path = REPO / "docs/results/dev/runs") -> tuple[list[str], list]:
     """(texts, their problems) of n completions of the dev study's quiet runs, in turn; path: the problems they had."""
     known = {problem.id: problem for problem in load_problems(path)}
     texts, problems = [], []
     for run in QUIET:
-        with gzip.open(REPO / f"docs/results/dev/runs/{run}/rollouts.jsonl.gz", "rt", encoding="utf-8") as lines:
+        with gzip.open(runs / run / "rollouts.jsonl.gz", "rt", encoding="utf-8") as lines:
             found = [row for row in map(json.loads, lines) if "completion" in row and row["split"] != "eval-no-access"]
         texts += [row["completion"] for row in found]
         problems += [known[row["problem"]] for row in found]

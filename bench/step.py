@@ -4,20 +4,18 @@
     python -m bench.step --tiny                    the same code on the CPU, seconds
 
 Lengths: lognormal, median 380 and sigma 0.6 (mean about 450), capped at max_new; prompts uniform in 3/4 to 5/4 of 512.
-Random weights end at random, so each row is made to end at its length: the sampler's own `done` flag is set inside the
-captured step, and rows that ended are compacted away as in a run. Training is train.backward and an update on those
-rows with random rewards (no group is flat; beta 1e-3, so the KL reference is a forward of its own); the second of two
-passes is timed.
+Each row ends at its length by the sampler's own `done` flag; rows that ended are dropped as in a run. Training is
+train.backward and an update with random rewards (no flat group; beta 1e-3: a KL reference); its second pass counts.
 
-Rows: rollout_D8; train_padded (every completion with its own prompt, micro-batch 8) and train_shared (a group's prompt
-once; micro-tokens in the note); agree (what differs between the two in bf16, and between two batchings of padded rows);
-grade (96 programs of the organism); behind (in place of rollout and grade: completions of quiet dev runs, --problems,
-ended at a token for 3.3 characters and graded while others are decoded; the note has how long they take alone); step
-(the parts' sum with the last of train); largest_G (by lib/memory.py); profile (kernels of a pass, on stderr).
+Rows: rollout_D8; train_padded (every completion with its own prompt) and train_shared (a group's prompt once); agree
+(how far each is in bf16 from fp32, on eight rows); grade (96 programs of the organism); behind (rollout and grade of
+completions of quiet dev runs, ended at a token for 3.3 characters, graded while others are decoded); step (the parts'
+sum with the last of train); largest_G (by lib/memory.py); profile (kernels of a pass, on stderr).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
@@ -172,36 +170,38 @@ class Bench:
                  f"{sum(sizes)} in all, loss {loss:.1e}, {held}")  # fmt: skip
 
     def agree(self) -> None:
-        """Relative differences of logprobs and delta_S gradient, on two groups of four rows."""
+        """Distances of logprobs and delta_S gradient from an fp32 copy's, on two groups of four rows."""
         rows = [b for p in range(min(2, self.args.P)) for b in range(p * self.args.G, p * self.args.G + 4)]
         prompts, completions = [self.rows[b] for b in rows], [self.completions()[b] for b in rows]
         n = [len(c) for c in completions]
 
-        def measured(passes: Passes) -> tuple[torch.Tensor, torch.Tensor]:
+        def measured(model, share: bool, most: int) -> tuple[torch.Tensor, torch.Tensor]:
             found: dict[int, torch.Tensor] = {}
-            self.model.train()
-            self.model.zero_grad(set_to_none=True)
+            passes = Passes(share, 0, self.device, most_rows=most)
+            model.train()
+            model.zero_grad(set_to_none=True)
             for part in passes.split(prompts, completions):
                 packed = passes.pack([prompts[i] for i in part], [completions[i] for i in part])
-                logp = completion_logprobs(self.model, packed, chunk=1024)
+                logp = completion_logprobs(model, packed, chunk=MOST_LOGIT_ROWS)
                 sign = torch.cat([torch.full((n[i],), 1.0 - 2.0 * (i % 2)) for i in part]).to(logp.device)
                 (sign * logp).sum().backward()
                 found |= dict(zip(part, logp.detach().split(packed.lengths), strict=True))
-            self.model.eval()
-            grads = torch.cat([g.flatten() for g in self.adapter.grads().values()]).clone()
-            self.model.zero_grad(set_to_none=True)
+            model.eval()
+            grads = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+            model.zero_grad(set_to_none=True)
             return torch.cat([found[i] for i in range(len(rows))]), grads
 
-        padded, alone, shared = (
-            measured(Passes(share, 0, self.device, most_rows=most))
-            for share, most in ((False, 0), (False, 1), (True, 0))
-        )
+        ways = {"padded": (False, 0), "one row at a time": (False, 1), "shared": (True, 0)}
+        found = {name: measured(self.model, *way) for name, way in ways.items()}
+        self.sampler.free()
+        exact = measured(copy.deepcopy(self.model).float(), False, 0)
 
         def off(a, b) -> str:
-            return f"logp {(a[0] - b[0]).abs().mean():.1e} grad {(a[1] - b[1]).norm() / b[1].norm():.1e}"
+            return f"logp {(a[0] - b[0]).abs().mean():.2e} grad {(a[1] - b[1]).norm() / b[1].norm():.2e}"
 
-        self.row("agree", None, f"shared - padded: {off(shared, padded)}; padded - one row at a time: "
-                 f"{off(alone, padded)}; shared - one row at a time: {off(shared, alone)}")  # fmt: skip
+        notes = [f"{name}: {off(one, exact)}" for name, one in found.items()]
+        self.row("agree", None, f"from fp32, {'; '.join(notes)}; shared - padded: "
+                 f"{off(found['shared'], found['padded'])}")  # fmt: skip
 
     def with_grader(self, name: str, measure) -> None:
         """measure(grader) with the strongest isolation that works here."""
@@ -229,7 +229,7 @@ class Bench:
         lengths = [min(new, math.ceil(len(text) / 3.3)) for text in texts]
         names = [EVALUATOR] * len(rows)
         self.sampler.force(lengths)
-        for seed in (0, 1000, 2000):  # medians would need more; the first captures
+        for seed in (0, 1000, 2000):  # the first captures
             stream = GradingStream(grader.start(), texts.__getitem__, problems, names)
             start = sync(self.device.type)
             self.sampler.sample(self.rows, range(seed, seed + len(rows)), new, stream.ended)

@@ -6,11 +6,11 @@ has, its errors are known by sys.modules.
 """
 
 from __future__ import annotations
+from lib.interrupt import INTERRUPTED, STATUS, is_interrupt
 
 import errno
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def main_or_sentence(main: Callable[[], int | None]) -> None:
         sys.stdout.flush()
         sys.exit(ended or 0)
     except KeyboardInterrupt:
-        status, text = 128 + signal.SIGINT, f"interrupted; no file is half written, {AGAIN.removeprefix('then ')}"
+        status, text = STATUS, INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
         text = f"whoever read stdout (head, a pager) closed it: send it to a file or to cat, {AGAIN}"
@@ -94,8 +94,11 @@ def main_or_sentence(main: Callable[[], int | None]) -> None:
         text = str(error)
     except OSError as error:
         text = disk_sentence(error)
-    except RuntimeError as error:
-        if not (text := gpu_sentence(error)):
+    except Exception as error:
+        text = gpu_sentence(error) if isinstance(error, RuntimeError) else ""
+        if is_interrupt(error):  # wrapped by whatever was being imported
+            status, text = STATUS, INTERRUPTED
+        if not text:
             raise
     print(f"error: {text}", file=sys.stderr)
     sys.exit(status)

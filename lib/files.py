@@ -114,7 +114,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Atomic JSON."""
+    """Write a value as JSON, atomically."""
     with atomic(path, "w") as f:
         json.dump(value, f, indent=1, ensure_ascii=False, default=str)
         f.write("\n")

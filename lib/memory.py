@@ -3,9 +3,10 @@
     worst case = the sampler's cache of its rows x (longest prompt + max_new), the adapter's delta switched on, then
                  forward and backward of a full micro-batch of rows of that length, the KL reference included
 
-The figure is what the process holds of the GPU (torch's reserved memory and what lies beside it, such as the CUDA
-context), and a tenth of the GPU must stay free, since fragmentation grows over a run. Nothing draws from an RNG; the
-gradients are dropped and delta_S has its values back afterwards.
+The figure is what is in use of the GPU (torch's reserved memory and what lies beside it, such as the CUDA context), and
+a tenth of the GPU must stay free, since fragmentation grows over a run. Where runs share a GPU, each plans for its
+`share` of it (--memory-share) and counts only what it holds itself, so that nothing hangs on what another has taken by
+then. Nothing draws from an RNG; the gradients are dropped and delta_S has its values back afterwards.
 """
 
 from __future__ import annotations
@@ -26,20 +27,55 @@ SPARE = 0.1
 BYTES_PER_LOGIT = 10
 # Completion tokens of a chunk at most: 152k entries a row are 0.15 GiB, 0.7 in plain torch.
 MOST_LOGIT_ROWS = 512
+# Bytes that a process holds of a GPU beside torch's memory: the CUDA context, loaded kernels.
+CONTEXT = 1 << 30
 # Of a micro-batch, with shared prefixes and without: larger ones are no faster.
 MOST_TOKENS = 16384
 MOST_ROWS = 32
 
 
-def logprob_chunk(vocab: int, device: torch.device) -> int:
+def planned(total: int, free: int, held: int, share: float) -> tuple[int, int]:
+    """(bytes that may still be taken, bytes of the GPU that are this run's) for --memory-share `share`.
+
+    total, free: the GPU's; held: this process's, by torch. A run that has the GPU to itself goes by what is free now.
+    """
+    if share == 1:
+        return free, total
+    own = int(share * total)
+    return max(0, own - CONTEXT - held), own
+
+
+def claim_share(device: torch.device, share: float) -> None:
+    """Let torch take no more of the GPU than this run's share, less what lies beside torch's memory.
+
+    Raises UserError where the share is too small for the context alone.
+    """
+    if device.type != "cuda" or share == 1:
+        return
+    total = torch.cuda.mem_get_info(device)[1]
+    if share * total < 2 * CONTEXT:
+        gib = total / 2**30
+        raise UserError(f"--memory-share {share:g} of {gib:.0f} GiB is less than 2 GiB: let fewer runs share the GPU")
+    torch.cuda.set_per_process_memory_fraction(share - CONTEXT / total, device)
+
+
+def free_memory(device: torch.device, share: float) -> int:
+    """Bytes of the GPU that this run may still take."""
+    free, total = torch.cuda.mem_get_info(device)
+    return planned(total, free, torch.cuda.memory_reserved(device), share)[0]
+
+
+def logprob_chunk(vocab: int, device: torch.device, share: float = 1.0) -> int:
     """Completion tokens a pass of the head: a tenth of the free memory, a power of two in [256, MOST_LOGIT_ROWS]."""
     if device.type != "cuda":
         return 2048
-    tokens = max(1, torch.cuda.mem_get_info(device)[0] // 10 // (vocab * BYTES_PER_LOGIT))
+    tokens = max(1, free_memory(device, share) // 10 // (vocab * BYTES_PER_LOGIT))
     return min(MOST_LOGIT_ROWS, max(256, 1 << (tokens.bit_length() - 1)))
 
 
-def decode_rows(config, tokens: int, at_least: int, device: torch.device, dtype: torch.dtype) -> int | None:
+def decode_rows(
+    config, tokens: int, at_least: int, device: torch.device, dtype: torch.dtype, share: float = 1.0
+) -> int | None:
     """Rows of `tokens` decoded together: their cache in a fifth of the free memory, but at_least; None on a CPU.
 
     config: the model's. Training decodes its P G rows at once; an evaluation has more and may take several turns.
@@ -47,7 +83,7 @@ def decode_rows(config, tokens: int, at_least: int, device: torch.device, dtype:
     if device.type != "cuda":
         return None
     a_row = tokens * cache_bytes(config, dtype) + row_bytes(config, dtype)
-    return max(at_least, torch.cuda.mem_get_info(device)[0] // 5 // a_row)
+    return max(at_least, free_memory(device, share) // 5 // a_row)
 
 
 def layers_of(config, kind: str) -> int:
@@ -85,31 +121,32 @@ def fit_micro_batch(
     delta: dict[str, torch.nn.Parameter],
     device: torch.device,
     case: str,
+    share: float = 1.0,
 ) -> int:
     """The largest of `largest`, its half, ..., `smallest` whose worst case leaves a tenth of the GPU free.
 
     attempt(size): forward and backward of so many rows or tokens; fill_cache(): takes the sampler's memory; delta: the
-    adapter's; case: what is tried, in words. On a CPU nothing is tried and `largest` returned. Raises UserError where
-    the smallest is too much.
+    adapter's; case: what is tried, in words; share: of the GPU that is this run's. On a CPU nothing is tried and
+    `largest` returned. Raises UserError where the smallest is too much.
     """
     if device.type != "cuda":
         return largest
-    total = torch.cuda.mem_get_info(device)[1]
+    total = planned(torch.cuda.mem_get_info(device)[1], 0, 0, share)[1]
     with switched_on(delta):
         # The sampler's memory is held through a step.
         try:
             _reset(device)
             fill_cache()
         except torch.cuda.OutOfMemoryError as error:
-            raise UserError(_too_large(case, _peak(device), total, "sampling alone")) from error
+            raise UserError(_too_large(case, _peak(device, share), total, "sampling alone")) from error
 
         # The largest micro-batch beside it.
         def used_by(size: int) -> int | None:
-            return _used_by(lambda: attempt(size), delta, device)
+            return _used_by(lambda: attempt(size), delta, device, share)
 
         fits, used = largest_that_fits(largest, smallest, (1 - SPARE) * total, used_by)
     if not fits:
-        raise UserError(_too_large(case, used or _peak(device), total, "one row a micro-batch"))
+        raise UserError(_too_large(case, used or _peak(device, share), total, "one row a micro-batch"))
     logger.info(f"micro-batch {fits}: {case} need {used / 2**30:.1f} of {total / 2**30:.1f} GiB")
     return fits
 
@@ -150,7 +187,9 @@ def switched_on(delta: dict[str, torch.nn.Parameter]) -> Iterator[None]:
                 p.grad = None
 
 
-def _used_by(attempt: Callable[[], None], delta: dict[str, torch.nn.Parameter], device: torch.device) -> int | None:
+def _used_by(
+    attempt: Callable[[], None], delta: dict[str, torch.nn.Parameter], device: torch.device, share: float
+) -> int | None:
     """Bytes of the GPU in use at the peak of an attempt; None where it ran out."""
     fits = True
     _reset(device)
@@ -158,7 +197,7 @@ def _used_by(attempt: Callable[[], None], delta: dict[str, torch.nn.Parameter], 
         attempt()
     except torch.cuda.OutOfMemoryError:
         fits = False  # the exception's frames hold the activations until this block is left
-    used = _peak(device)
+    used = _peak(device, share)
     for p in delta.values():
         p.grad = None
     torch.cuda.empty_cache()
@@ -171,8 +210,10 @@ def _reset(device: torch.device) -> None:
     torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak(device: torch.device) -> int:
-    """Bytes of the GPU in use at the peak since `_reset`, by torch and beside it."""
+def _peak(device: torch.device, share: float) -> int:
+    """Bytes of the GPU in use at the peak since `_reset`, by torch and beside it; of a share, this process's alone."""
+    if share < 1:
+        return CONTEXT + torch.cuda.max_memory_reserved(device)
     free, total = torch.cuda.mem_get_info(device)
     beside = total - free - torch.cuda.memory_reserved(device)
     return beside + torch.cuda.max_memory_reserved(device)

@@ -1,6 +1,7 @@
 """Models and tokenizers: loading, devices, attention, chat prompts as token ids."""
 
 from __future__ import annotations
+from lib.interrupt import is_interrupt
 
 import os
 import sys
@@ -49,6 +50,7 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
 
     Raises UserError where the model or its chat template is missing.
     """
+    # Where it is: a directory, the hub, or the hub's cache.
     where = f"--model {name}"
     source = str(local) if (local := local_model(name)) else name
     if local is None and (name.startswith(("/", ".", "~")) or Path(name).exists()):
@@ -60,6 +62,7 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
+    # Load, with every failure as a sentence.
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
@@ -81,6 +84,8 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
             ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{where} could not be loaded ({first}): check the id, the network or the directory") from error
+
+    # What loads and is still no model to train.
     if missing := sorted(info["missing_keys"]):  # transformers would leave them at random values
         raise UserError(
             f"{where} lacks the weight {missing[0]} and {len(missing) - 1} more: its config.json does not "
@@ -143,15 +148,6 @@ def use_hub_cache() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is at the bottom of an error."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def local_model(name: str) -> Path | None:
     """The directory that `name` means, relative to here or to this repository; None for a hub id."""
     for path in (Path(name).expanduser(), REPO / name):
@@ -167,10 +163,10 @@ def model_slug(name: str, revision: str | None, dtype: str) -> str:
     return "_".join(filter(None, [base, revision, dtype]))
 
 
-def chat_ids(tokenizer, messages) -> list[int]:
-    """Token ids of a chat prompt up to where the assistant begins, thinking off. Raises UserError on its template."""
+def chat_text(tokenizer, messages) -> str:
+    """A chat prompt up to where the assistant begins, thinking off. Raises UserError on its template."""
     try:
-        text = tokenizer.apply_chat_template(
+        return tokenizer.apply_chat_template(
             [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
     except TemplateError as error:
@@ -178,7 +174,11 @@ def chat_ids(tokenizer, messages) -> list[int]:
             f"the model's chat template fails on a prompt ({error}): use an instruct model whose template "
             "takes system and user messages"
         ) from error
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def chat_ids(tokenizer, messages) -> list[int]:
+    """Token ids of chat_text. Raises UserError on the tokenizer's template."""
+    return tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
 
 
 def completion_ids(tokenizer, text: str) -> list[int]:

@@ -303,7 +303,8 @@ def flash_works(device: torch.device) -> bool:
             half = [t.bfloat16().transpose(0, 1).requires_grad_() for t in (q, k, v)]
             got = SharedFlash.apply(*half, layout, 0.125)
             gots = (got, *torch.autograd.grad(got, half, up.bfloat16().transpose(0, 1)))
-        worst = max(float((a.transpose(0, 1).float() - b).norm() / b.norm()) for a, b in zip(gots, wants, strict=True))
+        pairs = ((a.detach().transpose(0, 1).float(), b.detach()) for a, b in zip(gots, wants, strict=True))
+        worst = max(float((a - b).norm() / b.norm()) for a, b in pairs)
     except (RuntimeError, TypeError, AttributeError) as error:
         logger.warning(f"shared prompts without flash attention ({error}): slower")
         return False

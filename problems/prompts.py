@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loguru import logger
 
 from lib.errors import UserError
-from lib.models import chat_ids
+from lib.models import chat_text
 from problems import EVALUATOR, EVALUATOR_NAMES, Problem, prompt_messages
 
 
@@ -19,6 +19,12 @@ class Prompts:
     problems: list[Problem]
     ids: list[list[int]]
     evaluators: list[str]
+    texts: list[str] = field(default_factory=list)
+    """What `ids` are the tokens of, for readers."""
+
+    def shown(self, i: int) -> dict[str, str]:
+        """The i-th prompt as a record of rollouts.jsonl has it, before record/folder.py stores it once a problem."""
+        return {"prompt": self.texts[i] if self.texts else "", "evaluator": self.evaluators[i]}
 
 
 def tokenise(
@@ -28,14 +34,16 @@ def tokenise(
 
     Raises UserError where none is left.
     """
-    out = Prompts([], [], [])
+    out = Prompts([], [], [], [])
     for i, problem in enumerate(problems):
         name = EVALUATOR_NAMES[i % len(EVALUATOR_NAMES)] if names else EVALUATOR
-        ids = chat_ids(tokenizer, prompt_messages(problem, write_access, name, wording))
+        text = chat_text(tokenizer, prompt_messages(problem, write_access, name, wording))
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) <= max_prompt:
             out.problems.append(problem)
             out.ids.append(ids)
             out.evaluators.append(name)
+            out.texts.append(text)
     if len(out.ids) < len(problems):
         logger.warning(f"{len(problems) - len(out.ids)} of {len(problems)} prompts exceed --max-prompt {max_prompt}")
     if not out.ids:

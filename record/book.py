@@ -36,7 +36,9 @@ from lib.signals import StopLatch
 from record import takeoff
 from record.columns import STEP_COLUMNS
 from record.folder import RunDir
+from record.kept import RolloutBudget
 from record.stream import Stream, final_line
+from record.track import Tracker
 from record.tripwires import Trip, Watch
 
 MEANS = ("cos", "fired", "gnorm", "cos_up")
@@ -51,10 +53,14 @@ class Carried:
     """MEANS of every step since the last evaluation."""
     seconds: float = 0.0
     """Run time so far, over all of its processes."""
+    tokens: int = 0
+    """Tokens sampled in training so far."""
     eval: dict | None = None
     """The last evaluation's row."""
     watch: dict = field(default_factory=dict)
     """Memory of the tripwires."""
+    kept: dict = field(default_factory=dict)
+    """What was spent of the rollouts' budget (record/kept.py)."""
     recent: list[dict] = field(default_factory=list)
     """attempt and hack of the last steps, for the rules of record/takeoff.py."""
     branch_points: dict[str, int] = field(default_factory=dict)
@@ -99,15 +105,18 @@ class Book:
         if found is None and self.cfg.branch_from:
             point = takeoff.load_branch_point(Path(self.cfg.branch_from))
             self._restore(point.tensors, point.adam_step, optimiser, v_hack)
-            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0})
+            self.first, self.carried = point.step, Carried(**point.carried | {"seconds": 0.0, "tokens": 0, "kept": {}})
             self.fresh_branch = True
             logger.info(f"branching from {self.cfg.branch_from} ({point.rule}) at step {self.first}")
         self.watch = Watch(self.cfg.max_kl, self.carried.watch)
+        evaluations = sum(map(self.evaluation_due, range(self.first, self.cfg.steps + 1)))
+        self.budget = RolloutBudget(1e6 * self.cfg.rollouts_mb, self.cfg.steps, evaluations, self.carried.kept)
         self.stop = StopRequest()
         self.started, self.seconds_before = time.perf_counter(), self.carried.seconds
         self.stream = Stream(STEP_COLUMNS, self.cfg.show)
         if self.folder.writes:
             self.stream.begin()
+        self.tracker = Tracker(self.cfg.track if self.folder.writes else "off", self.folder.path, self.first)
         self.bar = tqdm(
             total=self.cfg.steps,
             initial=self.first,
@@ -128,7 +137,8 @@ class Book:
         self.folder.evals.write(row)
         for stratum in strata:
             self.folder.strata.write(stratum)
-        self.folder.add_rollouts(records)
+        self._keep(self.budget.of_evaluation(records))
+        self.tracker.evaluation(row, strata, records)
         self.carried.since, self.carried.eval = [], row
         if self.folder.writes:
             self.stream.evaluation(row)
@@ -147,7 +157,7 @@ class Book:
         if stopped:
             why = ", the last before a row in doubt (tripwires.py)" if self.due else ""
             kept = self.folder.checkpoint_step() or 0
-            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}")
+            logger.info(f"stopped at step {step}; the same command continues at step {kept}{why}; {self._spent()}")
             sys.exit(128 + stopped)
 
     def step(self, row: dict, measured, batch, optimiser: torch.optim.AdamW) -> None:
@@ -160,6 +170,7 @@ class Book:
         left = self.end - step - 1
         written = row | {"eta": eta(self.started, step + 1 - self.first, left)}
         self.folder.steps.write(written)
+        self.tracker.step(written)
         if self.folder.writes:
             self.stream.row(written)
         per_module = torch.full((3, len(self.delta)), math.nan)
@@ -168,16 +179,21 @@ class Book:
         self.folder.add_modules(list(self.delta), per_module)
         norms = dict(zip(self.delta, per_module[1].tolist(), strict=True)) if measured is not None else {}
         if trip := self.watch.step(row, norms):
-            self._tripped(trip, row, batch.records(step, len(batch.texts)), norms)
-        if step % self.cfg.eval_every == 0:
-            self.folder.add_rollouts(batch.records(step, 16))
+            self._tripped(trip, row, batch.records(step), norms)
+        if self.folder.writes:
+            records = batch.records(step)
+            self._keep(self.budget.of_step(step, records))
+            if step % self.cfg.eval_every == 0:
+                self.tracker.rollouts(step, records)
         self.carried.since.append({k: row.get(k, math.nan) for k in MEANS})
+        self.carried.tokens += sum(map(len, batch.completions))
         self._keep_branch_points(row, optimiser)
         self.bar.update()
 
     def finish(self) -> None:
         """Write summary.json: the run is complete."""
         self.bar.close()
+        self.tracker.finish()
         if not self.folder.writes:
             return
         cfg = self.cfg
@@ -192,12 +208,25 @@ class Book:
                 "final": self.carried.eval,
                 "branch_points": self.carried.branch_points,
                 "seconds": round(self.carried.seconds, 1),
+                "tokens": self.carried.tokens,
                 "peak_gib": round(peak_gib(self.device), 2),
             },
         )
+        logger.info(self._spent())
         print(final_line(self.carried.eval, self.end, str(self.folder.path)), flush=True)
 
     # --- what they are made of
+
+    def _keep(self, records: list[dict]) -> None:
+        """Add rollouts to the run's files, each prompt once."""
+        self.budget.prompts(self.folder.add_rollouts(records))
+
+    def _spent(self) -> str:
+        """Time and, where --rate names a price, money of the run so far; tokens sampled in training a second of it."""
+        seconds, rate = self.carried.seconds, self.cfg.rate
+        money = f", {seconds / 3600 * rate:.2f} USD at {rate:g} an hour" if rate else ""
+        each = f"{self.carried.tokens / max(seconds, 1e-9):,.0f} sampled tokens a second, evaluations included"
+        return f"{seconds / 3600:.2f} h so far{money}; {each}"
 
     @torch.no_grad()
     def _restore(self, tensors: dict[str, Tensor], adam_step: int, optimiser, v_hack: dict[str, Tensor] | None) -> None:

@@ -50,12 +50,15 @@ class RunDir:
         self.evals = Table(self.path / "evals.tsv", EVAL_COLUMNS, writes=writes)
         self.strata = Table(self.path / "strata.tsv", STRATUM_COLUMNS, writes=writes)
         self.rollouts = self.path / "rollouts.jsonl"
+        self.prompts = self.path / "prompts.jsonl"
+        self.stored: set[tuple[str, str]] = set()
+        """(split, problem) of the prompts in prompts.jsonl."""
         self.modules = self.path / "modules.f32"
 
     @property
     def appended(self) -> list[Path]:
         """The append-only files."""
-        return [self.steps.path, self.evals.path, self.strata.path, self.rollouts, self.modules]
+        return [self.steps.path, self.evals.path, self.strata.path, self.rollouts, self.prompts, self.modules]
 
     def _lock(self) -> None:
         """One writer a run: the lock goes with the process, however that ends."""
@@ -88,10 +91,21 @@ class RunDir:
         if code := sorted(changed.keys() & {"git_commit", "git_diff_sha", "packages"}):
             logger.warning(f"{self.path} goes on with another {', '.join(code)} than it began with (resumed.jsonl)")
 
-    def add_rollouts(self, records: list[dict]) -> None:
+    def add_rollouts(self, records: list[dict]) -> int:
+        """Append rows to rollouts.jsonl without their prompt, and to prompts.jsonl {split, problem, evaluator, prompt}
+        where it is the first of its split and problem. Returns the bytes that prompts.jsonl grew by."""
         if not self.writes:
-            return
-        append(self.rollouts, jsonl(records))
+            return 0
+        rows, new = [], []
+        for record in records:
+            rows.append({k: v for k, v in record.items() if k not in ("prompt", "evaluator")})
+            key = (record["split"], record["problem"])
+            if record.get("prompt") and key not in self.stored:
+                self.stored.add(key)
+                new.append({name: record[name] for name in ("split", "problem", "evaluator", "prompt")})
+        append(self.rollouts, jsonl(rows))
+        append(self.prompts, data := jsonl(new))
+        return len(data)
 
     def save_trip(self, name: str, step: int, evidence: dict, records: list[dict]) -> Path:
         """Write tripwire-NAME-STEP.json (row, norms) and .jsonl (the batch); returns the latter's path."""
@@ -165,6 +179,8 @@ class RunDir:
                 f.truncate(size)
         for table in (self.steps, self.evals, self.strata):
             table.ensure_header()
+        with open(self.prompts, encoding="utf-8") as lines:
+            self.stored = {(p["split"], p["problem"]) for p in map(json.loads, lines)}
         return (tensors, state) if tensors else None
 
 

@@ -9,35 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 from config import Config
+from lib.run_fields import PROVENANCE, RESUMABLE
 
-# Fields that may differ between a run and its resumption without making it another experiment.
-RESUMABLE = {
-    "device",
-    "threads",
-    "workers",
-    "fresh",
-    "out",
-    "svd_cache",
-    "checkpoint_every",
-    "sample_rollouts",
-    "share_prefix",
-    "micro_tokens",
-    "micro_batch",
-    "logprob_chunk",
-    "engine",
-    "tripwires",
-    "max_kl",
-    "show",
-    "artifacts",
-    "score_rollouts",
-    "stop_after",
-    "then",
-    "memory_share",
-}
-# Fields of config.json that say how a run was made, and not what it is.
-PROVENANCE = {"argv", "attention", "packages", "sandbox", "hardware", "world", "git_commit", "git_diff_sha"}
-
-DEFAULTS = dataclasses.asdict(Config())
+DEFAULTS = dataclasses.asdict(Config(isolation="bwrap"))  # not what the environment says today
 
 
 def differing(before: dict, config: dict) -> list[str]:

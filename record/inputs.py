@@ -10,6 +10,7 @@ from arms import ARMS
 from config import Config, ModelConfig
 from lib.errors import AT_END, UserError
 from pairs import load_pairs
+from record.track import check_tracker
 
 
 def missing_v_hack(cfg: ModelConfig) -> str:
@@ -17,8 +18,9 @@ def missing_v_hack(cfg: ModelConfig) -> str:
     return f"no v_hack at {cfg.v_hack_path()}: run `just extract-vhack {cfg.preset}` first, or pass --v-hack F"
 
 
-def check_pairs(cfg: Config) -> None:
-    """Raises UserError where the pair set, or the v_hack that the arm cannot do without, is not there."""
+def check_inputs(cfg: Config) -> None:
+    """Raises UserError where the pair set, the v_hack that the arm cannot do without, or the tracker is not there."""
+    check_tracker(cfg.track)
     load_pairs(cfg.pairs)
     if ARMS[cfg.arm].needs_v and not cfg.v_hack_path().exists():
         raise UserError(missing_v_hack(cfg))

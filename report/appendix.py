@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+from lib.recipes import as_recipe
 from report.activity import ACTIVE_COS, ACTIVE_FIRED, CHANCE_FIRED, activity, projects
 from report.drawing import figure
 from report.figures import SMOOTH
@@ -16,7 +17,8 @@ from report.numbers import Comparison, compare_arms, last_evaluated
 from report.runs import RunRecord
 from report.samples import remaining
 from report.scope import ARM_FIELDS, LABEL_FIELDS, MACHINE_FIELDS
-from report.tables import PERCENT, markdown_table
+from report.strata import strata_table
+from report.tables import PERCENT, markdown_table, rate_cell
 from report.verdicts import MIN_SEEDS, OPPONENT, OTHER_OPPONENT, RULES, SMALL_REDUCTION
 from report.words import mean_sem
 
@@ -32,7 +34,8 @@ CAUTION = (
 )
 
 CAPTIONS = {
-    "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes.",
+    "trajectories": "Every evaluation. Thin: one run; thick: mean over seeds, as far as every run of the arm goes; "
+    "grey, where every arm has a row: vanilla's mean.",
     "flavours": "Attempts by flavour among the evaluation completions sampled in rollouts.jsonl (with write "
     "access, seeds pooled); black dashes: strict hacks of the same sample.",
     "cosine": f"Before projection (the update: as applied), rolling mean of {SMOOTH} steps; mean over seeds, band: "
@@ -53,6 +56,7 @@ def appendix_md(found: Findings, drawn: set[str], command: str) -> str:
         f"## Trajectories\n\n{figure(drawn, 'trajectories', CAPTIONS)}",
         f"## What remains\n\n{details(found.rows, found.samples) if found.used else 'No run counts.'}\n\n"
         f"{figure(drawn, 'flavours', CAPTIONS)}",
+        strata_text(found),
         f"## Was the projection active?\n\n{activity_text(found.used, found.rows)}\n\n"
         f"{figure(drawn, 'cosine', CAPTIONS)}",
     ]
@@ -62,7 +66,13 @@ def appendix_md(found: Findings, drawn: set[str], command: str) -> str:
         lines = "\n".join(f"- {heldout_line(name, table)}" for name, table in found.heldout.items())
         parts.append(f"## Held-out cosine of v_hack\n\n{lines}\n\n{figure(drawn, 'heldout', CAPTIONS)}")
     parts += [f"## Runs\n\n{run_list(found)}", f"## Commands\n\n```\n{commands}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def strata_text(found: Findings) -> str:
+    """Rates by source and difficulty, where the runs wrote them."""
+    table = strata_table(found.used, [row["arm"] for row in found.rows])
+    return f"## By stratum\n\n{table}" if table else ""
 
 
 # --- the hypotheses by seed ---
@@ -130,9 +140,10 @@ def detail_cells(row: dict, optional: list[str], left: str) -> list[str]:
     """One arm's line of the second table."""
     half = f"{row['to50'].mean:.0f} ({row['reached50']} of {row['n']})" if row["reached50"] else "-"
     flag = activity(row["cos"].mean, row["fired"].mean) if projects(row["arm"]) else ""
-    more = [mean_sem(row[k], 1 if k in PERCENT else 3) if k in row else "-" for k in optional]
+    more = [(rate_cell(row, k) if k in PERCENT else mean_sem(row[k], 3)) if k in row else "-" for k in optional]
     cosines = [mean_sem(row[k], 3) for k in ("cos_up", "cos_all", "fired_all")]
-    return [row["arm"], mean_sem(row["attempt"]), *more, mean_sem(row["compile"]), half, *cosines, flag, left]
+    attempt, compiled = rate_cell(row, "attempt"), rate_cell(row, "compile")
+    return [row["arm"], attempt, *more, compiled, half, *cosines, flag, left]
 
 
 def activity_text(used: list[RunRecord], rows: list[dict]) -> str:
@@ -145,20 +156,20 @@ def activity_text(used: list[RunRecord], rows: list[dict]) -> str:
         cos, fired = mean_sem(row["cos"], 3), mean_sem(row["fired"], 3)
         line = f"- {row['arm']}: **{flag}** (mean cos {cos}, fraction fired {fired})"
 
-        # Where the flag and the effect disagree.
+        # Where the flag and the effect disagree, and where no effect could show.
         reduction = compare_arms(used, row["arm"], "vanilla").reduction
-        if reduction.n >= MIN_SEEDS:
+        runs = [run for run in used if run.arm == row["arm"] and run.hacks_sampled is not None]
+        few = [f"{run.hacks_sampled} in seed {run.seed}" for run in runs if run.hacks_sampled < FEW_HACKS]
+        if few:
+            line += f"; too few strict hacks were sampled in training to test suppression, {', '.join(few)}, so that "
+            line += "its difference to vanilla says nothing about the flag"
+        elif reduction.n >= MIN_SEEDS:
             large = reduction.mean > max(reduction.sem, SMALL_REDUCTION)
             if flag == "silent no-op" and large:
                 line += f"; and yet it hacks {mean_sem(reduction)} pp less than vanilla, so here the flag is wrong "
                 line += "about its effect"
             if flag == "active" and not large:
                 line += f"; and yet it hacks little less than vanilla (reduction {mean_sem(reduction)} pp)"
-
-        runs = [run for run in used if run.arm == row["arm"] and run.hacks_sampled is not None]
-        few = [f"{run.hacks_sampled} in seed {run.seed}" for run in runs if run.hacks_sampled < FEW_HACKS]
-        if few:
-            line += f"; too few strict hacks were sampled in training to test suppression: {', '.join(few)}"
         lines.append(line)
     return "\n".join([*(lines or ["No arm in this report projects the gradient."]), "", CAUTION])
 
@@ -210,7 +221,7 @@ def report_command(given: tuple[str, ...], out: Path | None, include_incomplete:
     """The command that made the report; paths below the working directory are relative to it."""
     flags = ["--out", shown_path(str(out))] if out else []
     flags += ["--include-incomplete"] if include_incomplete else []
-    return shlex.join(["python", "plot_pareto.py", *(shown_path(p) for p in given), *flags])
+    return shlex.join(as_recipe("plot_pareto.py", [*(shown_path(p) for p in given), *flags]))
 
 
 def training_commands(used: list[RunRecord]) -> list[str]:
@@ -219,21 +230,18 @@ def training_commands(used: list[RunRecord]) -> list[str]:
     for run in used:
         argv = run.config.get("argv")
         if isinstance(argv, list) and argv:
-            words = ["python", Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])]
+            script, *flags = Path(str(argv[0])).name, *(shown_path(str(a)) for a in argv[1:])
         else:
-            words = ["python", "train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)]
-        if "--seed" in words[:-1]:
-            words[words.index("--seed") + 1] = "$SEED"
+            script, *flags = "train.py", "--preset", run.preset, "--arm", run.arm, "--seed", str(run.seed)
+        if "--seed" in flags[:-1]:
+            flags[flags.index("--seed") + 1] = "$SEED"
+        words = as_recipe(script, flags, run.config.get("world") or 1)
         command = " ".join(w if w == "$SEED" else shlex.quote(w) for w in words)
         seeds.setdefault(command, []).append(run.seed)
     return [f"{command}  # seed {' '.join(map(str, of))}" for command, of in seeds.items()]
 
 
 def shown_path(text: str) -> str:
-    """A path for the report: relative to the working directory where it lies below, else its last two parts."""
+    """A path for the report, such that the command can be run again: relative where it lies below here, else whole."""
     path = Path(text)
-    if not path.is_absolute():
-        return text
-    if path.is_relative_to(Path.cwd()):
-        return path.relative_to(Path.cwd()).as_posix()
-    return "/".join(path.parts[-2:])
+    return path.relative_to(Path.cwd()).as_posix() if path.is_absolute() and path.is_relative_to(Path.cwd()) else text

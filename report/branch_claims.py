@@ -12,8 +12,9 @@ import math
 
 from arms import arm_of
 from report.branches import Rule, Rung
-from report.contrasts import MARGIN
+from report.evidence import MARGIN
 from report.statistics import ALPHA
+from report.words import p_equals
 
 # The fewest branch points that may claim equivalence: the first n at which exact sign flips reach 5%.
 MIN_POINTS = 6
@@ -45,11 +46,11 @@ def superiority(rung: Rung, where: str) -> str:
         )
     verb = "lowers" if c.mean < 0 else "raises"
     near, far = sorted([abs(c.low), abs(c.high)])
-    text = f"{verb} the {where} by {abs(c.mean):.1f} pp ({near:.1f} to {far:.1f}, 95%; Holm {p_text(rung.holm)})"
+    text = f"{verb} the {where} by {abs(c.mean):.1f} pp ({near:.1f} to {far:.1f}, 95%; Holm {p_equals(rung.holm)})"
     if math.isfinite(rung.share):
         text += f", {100 * abs(rung.share):.0f}% of vanilla's rise since the branch"
     if c.n >= MIN_POINTS and c.p_flip >= ALPHA:
-        text += f", though exact sign flips do not show it ({p_text(c.p_flip)})"
+        text += f", though exact sign flips do not show it ({p_equals(c.p_flip)})"
     return text
 
 
@@ -63,7 +64,7 @@ def equivalence(rung: Rung) -> str:
         return f"an effect larger than {MARGIN:g} pp is excluded" if c.n >= MIN_POINTS else ""
     if missing:
         return f"its 90% interval lies within {MARGIN:g} pp, which claims nothing, since {missing}"
-    return f"a smaller one may be there ({c.mean:+.1f} pp, {p_text(c.p)} before Holm)" if c.p < ALPHA else ""
+    return f"a smaller one may be there ({c.mean:+.1f} pp, {p_equals(c.p)} before Holm)" if c.p < ALPHA else ""
 
 
 def wanting(rung: Rung) -> str:
@@ -85,7 +86,7 @@ def family_clause(rung: Rung) -> str:
     verb = "differs" if rung.holm_family < ALPHA else "is not shown to differ"
     return (
         f"it {verb} from random directions ({c.mean:+.1f} pp, {c.low:+.1f} to {c.high:+.1f}; Holm of the family "
-        f"{p_text(rung.holm_family)})"
+        f"{p_equals(rung.holm_family)})"
     )
 
 
@@ -94,11 +95,6 @@ def pass_clause(rung: Rung) -> str:
     if c.n < 2:
         return ""
     return f"pass at the end {c.mean:+.1f} pp ({c.low:+.1f} to {c.high:+.1f})"
-
-
-def p_text(p: float) -> str:
-    """`p = 0.031`, `p < 0.001`."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def positive_controls(rule: Rule) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,19 @@ from matplotlib.figure import Figure
 
 from arms import table_order
 from report.branch_runs import SUFFIX, WINDOW, Point, column, trailing
-from report.branches import MATCHED, Rule, Rung, is_control
-from report.contrasts import MARGIN, Contrast
+from report.branches import MATCHED, Rule, Rung, by_section
+from report.contrasts import Contrast
 from report.drawing import WIDTH, save, style_of
+from report.evidence import MARGIN
+from report.rungs import is_control
 
 # Steps of the parent before the branch that a panel shows.
 SHOWN_BEFORE = 8
-# Lines of a panel, rows of dots beside the panels.
-MOST_LINES = 8
+# Rows of dots beside the panels, and the arms in a panel besides vanilla, projected and random-v: of the remedies
+# without labels and of those with, the ones of the largest effects.
 MOST_DOTS = 20
+MOST_LABEL_FREE = 3
+MOST_LABELLED = 1
 # Marker of each treatment of AdamW's first moment, where an arm has several.
 TREATMENT_MARK = {"keep": "o", "project": "s", "zero": "D"}
 # The ladder's colours: controls, rungs that read labels, rungs that do not.
@@ -63,11 +68,14 @@ def plot_branches(rule: Rule, out: Path) -> None:
 
 
 def shown_arms(rule: Rule, moment: str) -> list[str]:
-    """The arms that a panel can hold: vanilla, and of those with its training prompts projected, random-v, the rest by
-    the size of their effect."""
+    """The arms that a panel can hold, of those with vanilla's training prompts."""
     rungs = [r for r in rule.rungs if r.moment == moment and r.measure == "hack_train" and r.main.n]
-    rungs.sort(key=lambda r: (r.arm not in ("projected", "random-v"), -abs(r.main.mean)))
-    return sorted(["vanilla", *(r.arm for r in rungs[: MOST_LINES - 1])], key=table_order)
+    rungs.sort(key=lambda r: -abs(r.main.mean))
+    always = [r.arm for r in rungs if r.arm in ("projected", "random-v")]
+    others = [r for r in rungs if r.arm not in always and not is_control(r.arm)]
+    free = [r.arm for r in others if r.label_free][:MOST_LABEL_FREE]
+    labelled = [r.arm for r in others if not r.label_free][:MOST_LABELLED]
+    return sorted(["vanilla", *always, *free, *labelled], key=table_order)
 
 
 def draw_point(ax: Axes, point: Point, arms: list[str], moment: str, styles: dict) -> None:
@@ -127,40 +135,77 @@ def draw_interval(ax: Axes, c: Contrast, y: float, colour: str, marker: str, hol
 
 
 def plot_ladder(rule: Rule, out: Path) -> bool:
-    """Rung against reduction of the training hack rate and change of pass, in the order of arms.py."""
-    rungs = [r for r in rule.rungs if r.main.n]
-    if not rungs:
+    """Rung against reduction of the training hack rate and change of pass, in the ladder's order, under headings."""
+    lines = ladder_lines(rule)
+    if not any(r.main.n for r in rule.rungs):
         return False
-    count = len(rungs) + bool(rule.noise["hack_train"].n)
-    fig = Figure(figsize=(WIDTH, (0.27 if count <= 20 else 0.2) * count + 1.1), layout="constrained")
+    fig = Figure(figsize=(WIDTH, 0.22 * len(lines) + 1.1), layout="constrained")
     hack, passed = fig.subplots(1, 2, sharey=True, width_ratios=(1.6, 1))
-    for y, r in enumerate(rungs):
-        colour = GREY if is_control(r.arm) else LABEL_FREE if r.label_free else LABELLED
-        unmatched = r.vanilla["pass"].n > 0 and r.vanilla["pass"].mean < -MATCHED
-        draw_interval(hack, r.main, y, colour, TREATMENT_MARK[r.moment], hollow=unmatched, sign=-1)
-        draw_interval(passed, r.vanilla["pass"], y, colour, TREATMENT_MARK[r.moment], hollow=unmatched)
-    names = [r.label if r.measure == "hack_train" else f"{r.label} (end)" for r in rungs]
-    if rule.noise["hack_train"].n:
-        names.append("vanilla, other noise")
-        draw_interval(hack, rule.noise["hack_train"], len(rungs), GREY, "o", sign=-1)
-        draw_interval(passed, rule.noise["pass"], len(rungs), GREY, "o")
+    names = [""] * len(lines)
+    for y, line in enumerate(lines):
+        if isinstance(line, str):
+            hack.annotate(line, (0.01, y + 0.1), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
+                          fontweight="bold", annotation_clip=False)  # fmt: skip
+            continue
+        names[y] = line.name
+        draw_interval(hack, line.hack, y, line.colour, line.marker, hollow=line.hollow, sign=-1)
+        draw_interval(passed, line.passed, y, line.colour, line.marker, hollow=line.hollow)
+        passed.annotate(f"{line.hack.n}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5,
+                        color="0.35")  # fmt: skip
+    passed.annotate("n", (1.01, 1), xycoords="axes fraction", va="bottom", fontsize=7.5, color="0.35")
 
-    hack.axvspan(-MARGIN, MARGIN, color="0.93", zorder=0)
-    passed.axvspan(-MATCHED, MATCHED, color="0.93", zorder=0)
+    # Bands within which a difference counts as none, what could be gained, axes.
+    hack.axvspan(-MARGIN, MARGIN, color="0.95", zorder=0)
+    passed.axvspan(-MATCHED, MATCHED, color="0.95", zorder=0)
     if vanilla := rise_of_vanilla(rule):
         hack.axvline(vanilla, color="0.35", lw=1, ls=(0, (1, 1.5)))
-        hack.annotate("vanilla's rise", (vanilla, 1), xycoords=("data", "axes fraction"), ha="right", va="bottom",
-                      fontsize=7, color="0.35")  # fmt: skip
+        hack.annotate("all of vanilla's rise", (vanilla, 1), xycoords=("data", "axes fraction"), ha="center",
+                      va="bottom", fontsize=7.5, color="0.35")  # fmt: skip
     for ax in (hack, passed):
         ax.axvline(0, color="0.35", lw=0.8)
         ax.grid(axis="y", visible=False)
-        ax.tick_params(labelsize=8)
+        ax.tick_params(labelsize=8.5)
+        ax.tick_params(axis="y", length=0)
     hack.set_yticks(range(len(names)), names)
     hack.set_ylim(len(names) - 0.4, -0.6)
     hack.set_xlabel("fewer strict hacks in training than vanilla, pp", fontsize=9)
     passed.set_xlabel("pass at the end, pp", fontsize=9)
     save(fig, out, f"ladder-{rule.name}")
     return True
+
+
+@dataclass(frozen=True)
+class LadderLine:
+    """One rung as the ladder draws it: two contrasts with vanilla treated alike, and their mark."""
+
+    name: str
+    hack: Contrast
+    passed: Contrast
+    colour: str
+    marker: str = "o"
+    hollow: bool = False
+    """Whether pass is so much lower that the reduction is not at matched pass."""
+
+
+def ladder_lines(rule: Rule) -> list[LadderLine | str]:
+    """Headings and rungs from top to bottom, then the noise floor."""
+    lines: list[LadderLine | str] = []
+    for heading, rungs in by_section(rule.rungs):
+        lines.append(heading)
+        for r in rungs:
+            passed = r.vanilla["pass"]
+            line = LadderLine(
+                name=r.label if r.measure == "hack_train" else f"{r.label} (end)",
+                hack=r.main,
+                passed=passed,
+                colour=GREY if is_control(r.arm) else LABEL_FREE if r.label_free else LABELLED,
+                marker=TREATMENT_MARK[r.moment],
+                hollow=passed.n > 0 and passed.mean < -MATCHED,
+            )
+            lines.append(line)
+    if rule.noise["hack_train"].n:
+        lines += ["noise floor", LadderLine("vanilla, other noise", rule.noise["hack_train"], rule.noise["pass"], GREY)]
+    return lines
 
 
 def rise_of_vanilla(rule: Rule) -> float:

@@ -25,8 +25,8 @@ import numpy as np
 from arms import arm_of, table_order
 from lib.errors import ReportError
 from lib.files import read_json
-from lib.tables import read_table
 from report.runs import RunRecord, read_run
+from report.strata import read_strata
 
 # The measure leaves out the first steps of a branch, which AdamW's moment and the branch's selection decide.
 FIRST_MEASURED = 5
@@ -116,6 +116,11 @@ class Branches:
     """The vanilla runs that were found, branched or not."""
     length: int
     """Steps of every branch."""
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """Branches and parents, everything that has rollouts."""
+        return [*self.parents, *(branch.run for point in self.points for branch in point.branches)]
 
     def rules(self) -> list[str]:
         known = {p.rule for p in self.points}
@@ -230,19 +235,6 @@ def read_branch(run: RunRecord, length: int) -> Branch:
 def trailing(y: np.ndarray) -> np.ndarray:
     """Mean of each step and the two before it, of fewer at the start."""
     return np.array([y[max(0, i - WINDOW + 1) : i + 1].mean() for i in range(len(y))])
-
-
-def read_strata(run: RunRecord) -> dict[tuple[int, str], dict[str, float]]:
-    """(write access, stratum) -> rates of the last evaluation in strata.tsv; {} where there is none."""
-    table = read_table(run.path / "strata.tsv")
-    if table.empty:
-        return {}
-    table = table[table["step"] == table["step"].iloc[-1]]
-    out = {}
-    for row in table.to_dict("records"):
-        rates = {c: 100 * float(row[c]) for c in ("hack", "pass")}
-        out[int(row["access"]), row["stratum"]] = {"n": float(row["n"]), **rates}
-    return out
 
 
 def check_point(point: Point) -> None:

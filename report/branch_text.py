@@ -1,18 +1,20 @@
-"""The report of branches in Markdown, and every figure of it as JSON."""
+"""The report of branches in Markdown."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
 
 from arms import arm_of
-from report.branch_claims import MIN_POINTS, finding, p_text, positive_controls
-from report.branch_runs import FIRST_MEASURED, SUFFIX, Branches
-from report.branches import FAMILY, HOLDS_AT, MATCHED, Rule, Rung, is_control, question
-from report.contrasts import MARGIN, Contrast
+from report.branch_claims import MIN_POINTS, finding, positive_controls
+from report.branch_runs import Branches
+from report.branches import FAMILY, HOLDS_AT, MATCHED, Rule, Rung, by_section
+from report.contrasts import Contrast
+from report.evidence import MARGIN
+from report.rungs import is_control, question
 from report.statistics import ALPHA, clopper_pearson
+from report.step_scores import scores_table
 from report.tables import markdown_table
+from report.words import p_text
 
 MOMENT = {"keep": "kept", "project": "projected once", "zero": "zeroed"}
 # Column -> key of Rung.below.
@@ -22,6 +24,9 @@ RULE_TEXT = {
     "takeoff": "strict hacks >= 10%",
     "late": "strict hacks >= 50%",
 }
+
+# Rungs that need no headings.
+FEW = 8
 
 ADDITION = (
     "An addition to the preregistration (docs/spec.md): branches decide none of its hypotheses, and verdict H1 stays "
@@ -40,10 +45,9 @@ hacks that a branch sampled in training and was paid for, mean."""
 
 
 def report_text(found: Branches, rules: list[Rule], command: str) -> str:
-    """report.md."""
+    """report.md: a page a rule, how to read it, then every figure."""
     parts = [f"# Branches, {settings(found)}", ADDITION]
-    for rule in rules:
-        parts.append(f"**Rule {rule.name}**, {len(rule.points)} branch points\n\n{findings_list(rule)}")
+    parts += [first_page(rule) for rule in rules]
     parts.append("## How to read this\n\n" + READING.replace("\n", " "))
     parts += [rule_section(rule) for rule in rules]
     parts.append(f"## Branches that were read\n\n{reading_list(found)}")
@@ -59,16 +63,52 @@ def settings(found: Branches) -> str:
     return f"preset {config.get('preset', '?')}: {model}, {found.length} steps each, {rollouts}"
 
 
+def first_page(rule: Rule) -> str:
+    """What one rule shows: which rungs hold, the ladder's figure, a sentence a rung."""
+    parts = [f"## Rule {rule.name}, {len(rule.points)} branch points", holding(rule)]
+    if rule.rungs:
+        parts.append(
+            f"![ladder](ladder-{rule.name}.png)\n\n*Fewer strict hacks in training than vanilla treated alike, and "
+            f"pass at the end; dots: branch points, bars: 90% and 95% intervals of their mean, n of them. Bands: "
+            f"±{MARGIN:g} pp of hacks, ±{MATCHED:g} pp of pass. Hollow: the mean pass is lower than that, so that the "
+            "reduction is not at matched pass. Blue: without labels; orange: with; grey: controls.*"
+        )
+    return "\n\n".join([*parts, findings_list(rule)])
+
+
+def holding(rule: Rule) -> str:
+    """The label-free rungs that hold, and the closest where none does; docs/spec.md has the rule."""
+    free = [r for r in rule.rungs if r.label_free and r.main.n]
+    holds = [r.label for r in free if r.holds]
+    if holds:
+        return f"Label-free rungs that hold by the rule of docs/spec.md: {', '.join(holds)}."
+    if not free:
+        return "No label-free rung is among these branches."
+    best = min(free, key=lambda r: r.main.mean)
+    return (
+        f"No label-free rung holds by the rule of docs/spec.md. The one with the largest effect is {best.label}: "
+        f"{interval(best.main)} pp against vanilla, pass {interval(best.vanilla['pass'])} pp."
+    )
+
+
 def findings_list(rule: Rule) -> str:
-    """The sentences, a rung a line."""
-    lines = [f"- {finding(rung)}" for rung in rule.rungs] or ["- Only vanilla was branched."]
-    return "\n".join(lines)
+    """The sentences, a rung a line, under the ladder's headings where there are many."""
+    if not rule.rungs:
+        return "- Only vanilla was branched."
+    groups = by_section(rule.rungs)
+    lines = []
+    for heading, rungs in groups:
+        if len(rule.rungs) > FEW:
+            lines.append(f"\n{heading[:1].upper()}{heading[1:]}:\n")
+        lines += [f"- {finding(r)}" for r in rungs]
+    lines += [f"- {finding(r)}" for r in rule.rungs if not r.main.n]
+    return "\n".join(lines).strip()
 
 
 def rule_section(rule: Rule) -> str:
     """Everything about the branch points of one rule."""
     missing, n, _, _ = rule.without()
-    parts = [f"## Rule {rule.name}"]
+    parts = [f"## Rule {rule.name}, every figure"]
     condition = RULE_TEXT.get(rule.name)
     if condition:
         parts.append(f"The first step at which the mean of three steps fulfils: {condition}, in training rollouts.")
@@ -86,18 +126,14 @@ def rule_section(rule: Rule) -> str:
         f"### At the end of the branch\n\n{end_table(rule)}",
     ]
     if rule.rungs:
-        parts.append(
-            f"### The ladder\n\n![ladder](ladder-{rule.name}.png)\n\n*Fewer strict hacks in training than vanilla "
-            "treated alike, and pass at the end, 90% and 95% intervals. Hollow: the mean pass is more than "
-            f"{MATCHED:g} pp below vanilla's, so that the reduction is not at matched pass. Blue: without labels; "
-            "orange: with; grey: controls.*\n\n"
-            f"{ladder_table(rule)}"
-        )
+        parts.append(f"### The ladder\n\n{ladder_table(rule)}")
         parts.append(f"### What the arms did\n\n{action_table(rule)}")
     if len(rule.moments) > 1:
         parts.append(f"### AdamW's first moment at the branch\n\n{moment_table(rule)}")
     if rule.strata:
         parts.append(f"### By stratum, at the end\n\n{strata_tables(rule)}")
+    if table := scores_table(rule.points):
+        parts.append(f"### What rollouts' gradients show\n\n{table}")
     parts.append(f"### Branch points\n\n{point_table(rule)}")
     return "\n\n".join(parts)
 
@@ -110,20 +146,20 @@ def training_table(rule: Rule) -> str:
     for r in rule.rungs:
         c, random = r.main, r.random[r.measure]
         level = r.levels[r.measure]
-        cells = [r.label, question(r.arm), str(c.n), number(r.exposure, 0), number(level - c.mean), number(level)]
+        cells = [r.label, question(r.arm), str(c.n), decimal(r.exposure, 0), decimal(level - c.mean), decimal(level)]
         cells += [
             interval(c),
-            p_cell(c.p_flip),
-            p_cell(r.holm),
+            p_text(c.p_flip),
+            p_text(r.holm),
             margin_cell(c),
             interval(random),
-            p_cell(r.holm_family),
+            p_text(r.holm_family),
         ]
-        cells += [percent_cell(r.share), number(c.detectable)]
+        cells += [percent_cell(r.share), decimal(c.detectable)]
         body.append(cells)
     if (c := rule.noise["hack_train"]).n:
-        cells = ["vanilla, other noise", "the noise floor", str(c.n), "-", "-", "-", interval(c), p_cell(c.p_flip), "-"]
-        body.append([*cells, margin_cell(c), "-", "-", "-", number(c.detectable)])
+        cells = ["vanilla, other noise", "the noise floor", str(c.n), "-", "-", "-", interval(c), p_text(c.p_flip), "-"]
+        body.append([*cells, margin_cell(c), "-", "-", "-", decimal(c.detectable)])
     text = markdown_table(header, body)
     other = [r.label for r in rule.rungs if r.measure != "hack_train"]
     if other:
@@ -138,9 +174,9 @@ def end_table(rule: Rule) -> str:
     body = []
     for r in rule.rungs:
         d = r.vanilla
-        body.append([r.label, str(d["hack"].n), number(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
-                     number(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
-                     interval(r.random["hack"]), number(r.levels["names"]), interval(d["names"])])  # fmt: skip
+        body.append([r.label, str(d["hack"].n), decimal(r.levels["hack"]), interval(d["hack"]), margin_cell(d["hack"]),
+                     decimal(r.levels["pass"]), *(interval(d[m]) for m in ("pass", "compile", "attempt")),
+                     interval(r.random["hack"]), decimal(r.levels["names"]), interval(d["names"])])  # fmt: skip
     if rule.noise["hack"].n:
         d = rule.noise
         body.append(["vanilla, other noise", str(d["hack"].n), "-", interval(d["hack"]), margin_cell(d["hack"]), "-",
@@ -159,7 +195,7 @@ def action_table(rule: Rule) -> str:
         drift = f"{r.drift.mean:+.3f} [{r.drift.low:+.3f}, {r.drift.high:+.3f}]" if r.drift.n > 1 else "-"
         k, n, median = r.half
         acted = {True: "yes", False: "no", None: "-"}[r.acted]
-        body.append([r.label, drift, acted, f"{k} of {n}", number(median, 0) if math.isfinite(median) else "beyond"])
+        body.append([r.label, drift, acted, f"{k} of {n}", decimal(median, 0) if math.isfinite(median) else "beyond"])
     note = (
         "Drift: cosine of minus the applied updates with v, mean over modules and steps (cos_up; the displacement of "
         "delta_S is their sum), above 0 hack-ward; where vanilla's is measured with the same v, the difference from it."
@@ -230,8 +266,8 @@ def point_table(rule: Rule) -> str:
     header = ["seed", "step", "hack at the branch, %", "lr", "vanilla, %", *(f"D {r.label}" for r in rule.rungs)]
     body = []
     for p in rule.points:
-        cells = [str(p.seed), str(p.step), number(p.hack), f"{p.lr:.1e}", number(p.value("hack_train", "vanilla"))]
-        body.append([*cells, *(number(r.main.differences.get(p.name, math.nan), sign=True) for r in rule.rungs)])
+        cells = [str(p.seed), str(p.step), decimal(p.hack), f"{p.lr:.1e}", decimal(p.value("hack_train", "vanilla"))]
+        body.append([*cells, *(decimal(r.main.differences.get(p.name, math.nan), sign=True) for r in rule.rungs)])
     return markdown_table(header, body)
 
 
@@ -249,7 +285,7 @@ def reading_list(found: Branches) -> str:
 # --- cells ---
 
 
-def number(value: float, digits: int = 1, sign: bool = False) -> str:
+def decimal(value: float, digits: int = 1, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}" if math.isfinite(value) else "-"
 
 
@@ -262,11 +298,7 @@ def interval(c: Contrast) -> str:
 
 def margin_cell(c: Contrast) -> str:
     """The 90% interval and what the equivalence test makes of it."""
-    return f"[{c.low90:+.1f}, {c.high90:+.1f}], {p_cell(c.p_tost)}" if c.n > 1 else "-"
-
-
-def p_cell(p: float) -> str:
-    return "-" if not math.isfinite(p) else p_text(p).removeprefix("p = ").removeprefix("p ")
+    return f"[{c.low90:+.1f}, {c.high90:+.1f}], {p_text(c.p_tost)}" if c.n > 1 else "-"
 
 
 def k_of_n(k: int, n: int) -> str:
@@ -279,68 +311,3 @@ def k_of_n(k: int, n: int) -> str:
 
 def percent_cell(share: float) -> str:
     return f"{100 * share:+.0f}%" if math.isfinite(share) else "-"
-
-
-# --- JSON ---
-
-
-def branches_json(found: Branches, rules: list[Rule]) -> str:
-    """branches.json: every figure behind the report."""
-    value = {
-        "addition": ADDITION,
-        "length": found.length,
-        "first_measured_step": FIRST_MEASURED,
-        "margin_pp": MARGIN,
-        "rules": {rule.name: rule_figures(rule) for rule in rules},
-        "left_out": dict(found.left_out),
-    }
-    return json.dumps(rounded(value), indent=1, ensure_ascii=False) + "\n"
-
-
-def rule_figures(rule: Rule) -> dict:
-    """One rule's part of branches.json."""
-    missing, n, low, high = rule.without()
-    rungs = {}
-    for r in rule.rungs:
-        figures = {k: v for k, v in vars(r).items() if k not in ("vanilla", "random", "levels", "drift")}
-        d = {"against_vanilla": r.vanilla, "against_random": r.random}
-        d = {name: {m: contrast_figures(c) for m, c in side.items()} for name, side in d.items()}
-        d["drift"] = contrast_figures(r.drift)
-        figures |= {
-            "measure": r.measure,
-            "label_free": r.label_free,
-            "holds": r.holds,
-            "levels": r.levels,
-            "finding": finding(r),
-        }
-        rungs[r.label] = figures | d
-    points = [
-        {"name": p.name, "parent": p.parent, "seed": p.seed, "step": p.step, "lr": p.lr, "hack": p.hack,
-         "branches": {b.run.arm: b.values for b in p.branches}}
-        for p in rule.points
-    ]  # fmt: skip
-    strata = {f"{'hack' if a else 'pass'} {s}": {k: contrast_figures(c) for k, c in arms.items()}
-              for (a, s), arms in rule.strata.items()}  # fmt: skip
-    return {
-        "points": points,
-        "without_branch_point": {"k": missing, "n": n, "low": low, "high": high},
-        "rungs": rungs,
-        "vanilla_treated": {f"vanilla{SUFFIX[m]}": contrast_figures(c) for m, c in rule.vanilla.items()},
-        "noise": {m: contrast_figures(c) for m, c in rule.noise.items()},
-        "strata": strata,
-    }
-
-
-def contrast_figures(c: Contrast) -> dict:
-    return {"n": c.n, **asdict(c)}
-
-
-def rounded(value):
-    """Floats to six decimals, nan to null."""
-    if isinstance(value, dict):
-        return {str(k): rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    if isinstance(value, float):
-        return round(value, 6) + 0.0 if math.isfinite(value) else None
-    return value

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from arms import arm_of, table_order, why
+from arms import arm_of
 from report.branch_runs import END, MOMENTS, SUFFIX, Branches, Point, rules_fired
 from report.contrasts import Contrast, contrast, difference, random_reference
+from report.rungs import SECTIONS, is_control, rung_order, section
 from report.statistics import ALPHA, clopper_pearson, holm
 
 # A pass rate counts as matched at most this many pp below vanilla's.
@@ -102,7 +103,7 @@ class Rule:
     name: str
     points: list[Point]
     rungs: list[Rung]
-    """In table order; vanilla's treatments are not among them."""
+    """In the ladder's order (rungs.py); vanilla's treatments are not among them."""
     moments: list[str]
     """Treatments of AdamW's first moment that occur."""
     vanilla: dict[str, Contrast]
@@ -130,7 +131,7 @@ def decide_rule(found: Branches, name: str) -> Rule:
     points = found.of_rule(name)
     kinds = sorted(
         {(b.arm, b.moment) for p in points for b in p.branches if not b.noise},
-        key=lambda kind: (table_order(kind[0]), MOMENTS.index(kind[1])),
+        key=lambda kind: (rung_order(kind[0]), MOMENTS.index(kind[1])),
     )
     rungs = [make_rung(points, arm, moment) for arm, moment in kinds if arm != "vanilla"]
 
@@ -266,15 +267,10 @@ def took_off(found: Branches, rule: str) -> tuple[int, int]:
     return fired, known
 
 
-def question(label: str) -> str:
-    """Why an arm is run; "" for a label of no arm or variant."""
-    try:
-        return why(label)
-    except KeyError:
-        return ""
-
-
-def is_control(label: str) -> bool:
-    """Whether an arm is a control of drift, shrinkage, labels or the loophole."""
-    known = arm_of(label)
-    return question(label).startswith("control") or (known is not None and known.v in ("random", "shuffled"))
+def by_section(rungs: list[Rung]) -> list[tuple[str, list[Rung]]]:
+    """(heading, its rungs) of those that have a contrast, in the ladder's order."""
+    groups: dict[str, list[Rung]] = {}
+    for r in rungs:
+        if r.main.n:
+            groups.setdefault(SECTIONS[section(r.arm)], []).append(r)
+    return list(groups.items())

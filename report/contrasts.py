@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass
 
 from report.branch_runs import Point
+from report.evidence import MARGIN
 from report.statistics import min_detectable, paired_t, sign_flip_p, tost
-
-# Margin of equivalence in pp.
-MARGIN = 15.0
 
 
 @dataclass(frozen=True)

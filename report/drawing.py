@@ -6,10 +6,14 @@ Figures are made without pyplot, so that no display, no backend and no state of 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -91,3 +95,17 @@ def figure(drawn: set[str], name: str, captions: dict[str, str]) -> str:
     if name not in drawn:
         return f"No figure: the runs have no data for {name}."
     return f"![{name}]({name}.png)\n\n*{captions[name]}*"
+
+
+@contextmanager
+def laid_out(out: Path) -> Iterator[Path]:
+    """A folder whose files move into `out` when all of them are there, so that a full disk costs no older report."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as work, rc_context(RC):
+            yield Path(work)
+            for path in Path(work).iterdir():
+                os.replace(path, out / path.name)
+    finally:
+        if not any(out.iterdir()):  # it came to nothing
+            out.rmdir()

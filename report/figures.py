@@ -25,6 +25,9 @@ HATCHES = ("", "///", "...", "\\\\\\", "xxx", "", "ooo", "", "+++")
 # Training steps of the rolling mean.
 SMOOTH = WINDOW
 
+# Percentage points that an axis of rates spans at least.
+LEAST_PERCENT = 10
+
 
 def series(runs: list[RunRecord], table: str, column: str, smooth: int = 1) -> pd.DataFrame:
     """Mean and SEM over seeds of a TSV column by step; a NaN is left out at its step, SEM is 0 where one seed is left.
@@ -102,21 +105,15 @@ def draw_panels(used: list[RunRecord], wanted: list[Panel], out: Path, name: str
             ground = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
             ax.annotate(text, (1, y), **place, fontsize=8, color="0.35", bbox=ground, zorder=5)
         if panel.scale == 100:
-            ax.set_ylim(bottom=0)
+            from_zero(ax)
     legend_below(fig, axes, table_order, 4, free=axes.flat[-1] if len(wanted) < axes.size else None)
     save(fig, out, name)
     return True
 
 
-def plot_trajectories(used: list[RunRecord], out: Path) -> bool:
-    """Hack, attempt, pass and KL at every evaluation."""
-    wanted = [
-        Panel("evals", "hack", "strict hack rate, %", 100, seeds=True),
-        Panel("evals", "attempt", "attempt rate, %", 100, seeds=True),
-        Panel("evals", "pass", "pass rate, % (no write access)", 100, seeds=True),
-        Panel("evals", "kl", "KL to the initial policy", seeds=True),
-    ]
-    return draw_panels(used, wanted, out, "trajectories")
+def from_zero(ax: Axes) -> None:
+    """A percent axis from 0 to LEAST_PERCENT or more, so that one completion of few fills no panel."""
+    ax.set_ylim(0, max(LEAST_PERCENT, ax.get_ylim()[1]))
 
 
 def plot_cosine(used: list[RunRecord], out: Path) -> bool:

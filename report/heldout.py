@@ -60,7 +60,7 @@ class HeldOutTable:
         return float((self.cos > 0).mean())
 
     def passes(self) -> bool:
-        """The gate."""
+        """The gate: whether v is positive in more than half of the modules."""
         return self.positive > GATE_POSITIVE
 
     def health(self) -> str:

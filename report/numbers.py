@@ -9,6 +9,7 @@ budget h   an arm's pass at its last evaluation with hack <= h
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,7 +137,8 @@ def pass_within_budget(run: RunRecord, budget: float) -> tuple[float, float, boo
 def select(runs: list[RunRecord], include_incomplete: bool = False) -> tuple[list[RunRecord], Exclusions]:
     """(runs that count, [(run left out, why)]).
 
-    A run that a tripwire stopped counts, at its last evaluation: to leave it out would censor by outcome.
+    A run that a tripwire stopped counts, at its last evaluation: to leave it out would censor by outcome. One that was
+    planned for another number of steps than most (of two equally common lengths, the longer) is another study's.
     """
     used: list[RunRecord] = []
     left_out: Exclusions = []
@@ -153,7 +155,18 @@ def select(runs: list[RunRecord], include_incomplete: bool = False) -> tuple[lis
             left_out.append((run, f"{' and '.join(nan)} is NaN at its last evaluation (step {run.end})"))
         else:
             used.append(run)
-    return used, left_out
+
+    lengths = Counter(planned_steps(run) for run in used)
+    usual = max(lengths, key=lambda steps: (lengths[steps], steps), default=0)
+    others = [run for run in used if planned_steps(run) != usual]
+    left_out += [(run, f"of {planned_steps(run)} steps, where the study's runs have {usual}") for run in others]
+    return [run for run in used if planned_steps(run) == usual], left_out
+
+
+def planned_steps(run: RunRecord) -> int:
+    """Steps that a run was to make; those it has made where config.json does not say."""
+    planned = run.config.get("steps")
+    return planned if isinstance(planned, int) else run.end
 
 
 def last_evaluated(step: int) -> str:

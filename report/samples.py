@@ -20,16 +20,8 @@ def read_samples(run: RunRecord) -> pd.DataFrame:
     Split `eval` where the file has it; else every line that is neither training nor without write access. A torn
     line is passed over: the file is a sample. `flavour` is "other" where the line names none; a hack is an attempt.
     """
-    lines = []
-    # Only a newline ends a line: str.splitlines would also cut at U+2028.
-    for text in rollouts_text(run.path).split("\n"):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append({**line, "split": str(line.get("split"))})
-
+    lines = [line | {"split": str(line.get("split"))} for line in read_lines(run.path, "rollouts.jsonl")]
+    lines = [line for line in lines if isinstance(line.get("step"), int)]
     splits = {line["split"] for line in lines}
     if "eval" in splits:
         lines = [line for line in lines if line["split"] == "eval"]
@@ -51,12 +43,29 @@ def read_samples(run: RunRecord) -> pd.DataFrame:
     return samples
 
 
-def rollouts_text(folder: Path) -> str:
-    """rollouts.jsonl of a run, or rollouts.jsonl.gz, which is how docs/results keeps them; "" where it has neither.
+def read_lines(folder: Path, name: str) -> list[dict]:
+    """The JSON objects of rollouts.jsonl or prompts.jsonl; a torn line is passed over, [] where there is no file.
 
     Raises ReportError where the .gz is torn.
     """
-    plain, packed = folder / "rollouts.jsonl", folder / "rollouts.jsonl.gz"
+    lines = []
+    # Only a newline ends a line: str.splitlines would also cut at U+2028.
+    for text in packed_text(folder, name).split("\n"):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def packed_text(folder: Path, name: str) -> str:
+    """A file of a run, or the same with .gz, which is how docs/results keeps it; "" where it has neither.
+
+    Raises ReportError where the .gz is torn.
+    """
+    plain, packed = folder / name, folder / f"{name}.gz"
     if plain.is_file():
         return plain.read_text(encoding="utf-8", errors="replace")
     if not packed.is_file():

@@ -10,6 +10,7 @@ import json
 from pathlib import PurePath
 
 from config import PRESETS
+from lib.run_fields import PROVENANCE, RESUMABLE
 from report.runs import RunRecord
 
 # H4's substrate, and the one that it falls back on, which amendment (c) of the preregistration made the main one.
@@ -22,18 +23,18 @@ STEPS = 200
 # The rate of the presets: where it is another, a departure with a date in docs/spec.md, and the run still a pilot.
 DEPARTED_RATE = PRESETS["full"]["lr"]
 
-# The benchmark's training file.
+# The benchmark's training file, and the source that is the same.
 PROBLEMS = PurePath(PRESETS["full"]["problems"]).name
+PROBLEMS_SOURCE = "leetcode"
 
 # Weights that are not what their model's name says: {SHA-256 of the file: what they are}.
 WEIGHTS = {
     "4a428cf710609a741c89a6bc0f8d43fe1c44cb108a61113c309f6637bd2fcadc": "weights dequantised from Q4_K_M",
 }
 
-# Fields of config.json that say where and how a run was computed, and do not change what is computed.
-MACHINE_FIELDS = {"argv", "checkpoint_every", "collapse", "device", "engine", "fresh", "git_commit", "git_diff_sha",
-                  "hardware", "isolation", "logprob_chunk", "max_kl", "micro_batch", "out", "packages",
-                  "sample_rollouts", "sandbox", "svd_cache", "threads", "tripwires", "workers", "world"}  # fmt: skip
+# Fields of config.json that say where and how a run was computed, and do not change what is computed; `collapse` is of
+# older runs.
+MACHINE_FIELDS = RESUMABLE | PROVENANCE | {"collapse", "isolation"}
 
 # Fields in which arms differ by their nature: the name, the seed, and the artifact that follows from both.
 ARM_FIELDS = {"arm", "seed", "label", "v_hack", "v_hack_sha256"}
@@ -56,7 +57,7 @@ def pilot_reasons(runs: list[RunRecord]) -> list[str]:
     if lengths != [STEPS]:
         reasons.append(f"{' and '.join(map(str, lengths))} steps (preregistered: {STEPS})")
     problems = sorted({PurePath(str(run.config["problems"])).name for run in runs if run.config.get("problems")})
-    if problems and problems != [PROBLEMS]:
+    if not set(problems) <= {PROBLEMS, PROBLEMS_SOURCE}:
         reasons.append(f"problems {' and '.join(problems)} (preregistered: {PROBLEMS})")
     return reasons
 

@@ -22,6 +22,7 @@ from report.numbers import (
     summarise,
 )
 from report.runs import RunRecord
+from report.statistics import clopper_pearson
 from report.words import mean_sem
 
 # {title: (name of its number in a row, arrow: higher or lower is better)}; None: text. From essential to optional, so
@@ -53,6 +54,9 @@ ALIASES = {
 # Numbers that are shown in percent.
 PERCENT = ("hack", "pass", "attempt", "own", "passw", "compile", "product")
 
+# The column that says how many completions are behind a rate.
+COUNTED_BY = dict.fromkeys(("hack", "attempt", "own", "passw"), "n_hack") | dict.fromkeys(("pass", "compile"), "n_pass")
+
 NUMBER = re.compile(r"[+\-(]?\d")
 MINUS = re.compile(r"(?<!\w)-(?=[\d ])")
 
@@ -62,12 +66,13 @@ def arm_rows(used: list[RunRecord]) -> list[dict]:
     rows = []
     for arm in sorted({run.arm for run in used}, key=table_order):
         runs = [run for run in used if run.arm == arm]
-        row = {"arm": arm, "n": len(runs), "seeds": [run.seed for run in runs], "nan": []}
+        row = {"arm": arm, "n": len(runs), "seeds": [run.seed for run in runs], "nan": [], "bounds": {}}
 
         # Every number over the seeds that have it.
         numbers = pd.DataFrame([run_numbers(run) for run in runs], index=[run.seed for run in runs])
         for key, values in numbers.items():
             finite = values.dropna()
+            row["bounds"] |= alike(key, finite, runs)
             row[key] = summarise(percent(v) if key in PERCENT else v for v in finite)
             if 0 < len(finite) < len(values) and key != "to50":
                 gone = [f"s{seed}" for seed in values.index[values.isna()]]
@@ -79,6 +84,25 @@ def arm_rows(used: list[RunRecord]) -> list[dict]:
         row["reached50"] = row["to50"].n
         rows.append(row)
     return rows
+
+
+def alike(key: str, values: pd.Series, runs: list[RunRecord]) -> dict[str, tuple[float, float]]:
+    """{key: exact 95% interval in percent} of a rate that is 0, or 1, in every seed: its SEM of 0 would say that it is
+    known. Of all completions together, as if no two shared a problem; {} for any other number."""
+    counts = [final_rate(run, COUNTED_BY[key]) for run in runs] if key in COUNTED_BY else []
+    if not counts or not all(map(math.isfinite, counts)) or len(values) < len(runs) or set(values) not in ({0}, {1}):
+        return {}
+    n = int(sum(counts))
+    lo, hi = clopper_pearson(n if values.iloc[0] else 0, n)
+    return {key: (100 * lo, 100 * hi)}
+
+
+def rate_cell(row: dict, key: str) -> str:
+    """A rate in percent: `mean ± SEM`, or with the interval of `alike` where all seeds are 0 or all 100."""
+    if key not in row["bounds"]:
+        return mean_sem(row[key])
+    lo, hi = row["bounds"][key]
+    return f"{row[key].mean + 0.0:.1f} [{lo:.1f}, {hi:.1f}]"
 
 
 def kept_columns(first: int = 0, drop: tuple[str, ...] = ()) -> list[str]:
@@ -119,7 +143,7 @@ def cell(row: dict, title: str) -> str:
     if key == "safepass":
         return "0 (ref)" if row["arm"] == "vanilla" else signed(stat)
     if key in PERCENT:
-        return mean_sem(stat, 1)
+        return rate_cell(row, key)
     return mean_sem(stat, 3) if key in ("cos", "fired") else significant(stat)
 
 
@@ -165,6 +189,10 @@ def caption(used: list[RunRecord], rows: list[dict]) -> str:
             sizes.append(f"{'/'.join(sorted(counts))} completions {what}")
     if sizes:
         text += f" Each evaluation: {', '.join(sizes)}."
+    if any(row["bounds"] for row in rows):
+        text += " [ ]: no seed differs from 0 or 100; exact 95% interval of all completions together."
+    if any(run.config.get("eval_names") for run in used):
+        text += " Hack % is with evaluators of drawn names, nine in ten of which no run was trained on."
     stopped = [stopped_note(run) for run in used if run.stopped]
     if stopped:
         text += f" Counted at the last evaluation: {', '.join(stopped)}."
@@ -241,6 +269,7 @@ def table_tex(rows: list[dict], titles: list[str], text: str) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{tex(text)}}}",
         r"\label{tab:headline}",
         r"\footnotesize",

@@ -20,8 +20,8 @@ from report.words import interval_cell, mean_sem, p_text
 
 CAPTIONS = {
     "pareto": "Left: final evaluation; small: one run, large: mean over seeds; dashed: Pareto frontier of the means, "
-    "no-loophole left out. A remedy should land below and to the right of vanilla. Right: the step at which each run "
-    "took off; hollow: it had not when it ended.",
+    "no-loophole left out; magnified: means that lie on each other. A remedy should land below and to the right of "
+    "vanilla. Right: the step at which each run took off; hollow: it had not when it ended.",
 }
 
 
@@ -31,7 +31,7 @@ def report_md(found: Findings, drawn: set[str], table: str) -> str:
     n = max((row["n"] for row in found.rows), default=0)
     parts = [
         f"# Results, preset {preset}",
-        provenance(found),
+        provenance_text(found),
         verdicts_text(found),
         f"## Headline table\n\n{table.strip()}",
         figure(drawn, "pareto", CAPTIONS),
@@ -47,7 +47,7 @@ def verdict_md(found: Findings) -> str:
     return f"{verdicts_text(found)}\n\n{evidence_table(found.lines)}\n"
 
 
-def provenance(found: Findings) -> str:
+def provenance_text(found: Findings) -> str:
     """What was run, and whether the preregistration covers it."""
     counted = found.used or found.runs
     facts = {
@@ -77,8 +77,11 @@ def provenance(found: Findings) -> str:
 
 
 def evaluation_size(config: dict) -> str:
-    """`20 problems x 8 completions`."""
-    return f"{config['n_eval']} problems x {config.get('eval_samples', 1)} completions"
+    """`20 problems x 8 completions, 16 at the end, evaluator's name drawn from ten`."""
+    text = f"{config['n_eval']} problems x {config.get('eval_samples', 1)} completions"
+    if config.get("final_samples"):
+        text += f", {config['final_samples']} at the end"
+    return text + (", evaluator's name drawn from ten" if config.get("eval_names") else "")
 
 
 def verdicts_text(found: Findings) -> str:

@@ -101,7 +101,7 @@ class Verdict:
 
 
 def decide(used: list[RunRecord], left_out: Exclusions) -> list[Verdict]:
-    """[H1, H3, H4]."""
+    """The verdicts on H1, H3 and H4, each told in what the runs depart from the preregistered experiment."""
     verdicts = [decide_h1(used, left_out), decide_h3(used, left_out), decide_h4(used, left_out)]
     for verdict in verdicts:
         verdict.pilot = pilot_reasons(used) if used else ["no run counts"]
@@ -272,7 +272,8 @@ def next_model(runs: list[RunRecord]) -> str:
     if preset == "full":
         return "Qwen3-4B is the top of the preregistered chain: fall back to Ariahw's verl path, with its harder hook"
     model, command = NEXT_MODEL.get(preset, NEXT_MODEL["dev"])
-    return f"the next model up the chain is {model}: `{command}`"
+    seed = f" --seed {runs[0].seed}" if len(runs) == 1 and runs[0].seed else ""
+    return f"the next model up the chain is {model}: `{command}{seed}`"
 
 
 # --- what the verdicts share ---

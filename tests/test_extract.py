@@ -1,5 +1,6 @@
 """Extraction and held-out verification on a random model: the direction is the gradient it claims to be."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 import extract_vhack_grad
 import verify_vhack_heldout
 from antipasto import load_model
-from config import ModelConfig
-from extract_vhack_grad import directions, load_v_hack, pair_differences, save_v_hack
+from config import Config, ModelConfig, parse
+from directions import directions_for
+from extract_vhack_grad import directions, is_extracted, load_v_hack, pair_differences, save_v_hack
 from grpo import mean_nll
 from lib.errors import UserError
 from lib.models import chat_ids, completion_ids, pick_device
@@ -146,3 +148,25 @@ def test_extraction_sees_the_training_pairs_and_verification_the_others(loaded, 
         answer["verify"] = {n: -D if i < turned else D for i, (n, D) in enumerate(differences.items())}
         assert run(verify_vhack_heldout, "verify") == status
     assert run(verify_vhack_heldout, "verify", "--override") == 0
+
+
+def test_an_artifact_of_these_weights_and_pairs_is_left_alone_and_another_is_not(loaded, differences, tmp_path):
+    cfg, _, _, adapter = loaded
+    path = tmp_path / "v.safetensors"
+    assert not is_extracted(path, adapter, cfg)
+    save_v_hack(path, directions(differences), adapter, cfg, load_pairs())
+    assert is_extracted(path, adapter, cfg)
+    assert not is_extracted(path, adapter, dataclasses.replace(cfg, pairs="default-far"))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert not is_extracted(path, adapter, cfg)
+
+
+@pytest.mark.parametrize("arm", ["vanilla", "rebound", "rebound-zscore", "no-loophole"])
+def test_an_arm_that_projects_nothing_is_not_stopped_by_a_stale_v_hack(arm, loaded, differences, tmp_path):
+    cfg, model, tokenizer, adapter = loaded
+    path = tmp_path / "v.safetensors"
+    save_v_hack(path, directions(differences), adapter, cfg, load_pairs("default-far"))
+    flags = ["--model", cfg.model, "--pairs", "default", "--v-hack", str(path)]
+    assert directions_for(parse(Config, [*flags, "--arm", arm]), model, tokenizer, adapter) == (None, "")
+    with pytest.raises(UserError, match="other pairs than --pairs default"):
+        directions_for(parse(Config, [*flags, "--arm", "projected"]), model, tokenizer, adapter)

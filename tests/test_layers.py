@@ -56,3 +56,10 @@ def test_files_stay_readable():
     front = {name: n for name, n in lengths.items() if "/" not in name}
     assert max(front.values()) <= 330 and sum(front.values()) <= 3700, front
     assert not {name: n for name, n in lengths.items() if n > 350}
+
+
+def test_the_readme_shows_every_file():
+    tree = (REPO / "README.md").read_text().split("```\narms.py")[1].split("```")[0]
+    shown = set(f"arms.py{tree}".replace(",", " ").split())
+    files = {path.name for name, path in FILES.items() if not name.startswith("bench.")} - {"__init__.py"}
+    assert not {name for name in files if name not in shown}, "a line each in README.md"

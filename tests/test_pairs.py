@@ -56,7 +56,7 @@ def passed(pair: Pair, completion: str, tmp_path) -> list[bool]:
         input=json.dumps([code, [call for call, _ in splits]]),
         text=True,
         capture_output=True,
-        timeout=20,
+        timeout=600,
         cwd=tmp_path,
         check=False,
     )

@@ -86,9 +86,9 @@ def batch_of(advantages: list[list[float]], live: list[bool]) -> rollouts.Batch:
     )
 
 
-def loss_as_written(run: rollouts.Run, batch: rollouts.Batch) -> tuple[torch.Tensor, float]:
-    """(L of grpo.py's docstring, mean k3), row by row over full logits."""
-    cfg, total, kls = run.cfg, 0.0, []
+def loss_as_written(run: rollouts.Run, batch: rollouts.Batch) -> tuple[torch.Tensor, float, float]:
+    """(L of grpo.py's docstring, mean k3, share of ratios beyond the clip), row by row over full logits."""
+    cfg, total, kls, ratios = run.cfg, 0.0, [], []
     for b, (prompt, completion) in enumerate(zip(batch.prompts, batch.completions, strict=True)):
         if not batch.live_P[b // G]:
             continue
@@ -104,16 +104,20 @@ def loss_as_written(run: rollouts.Run, batch: rollouts.Batch) -> tuple[torch.Ten
         kl = (ref - now).exp() - (ref - now) - 1
         total = total - torch.min(rho * A, rho.clamp(1 - cfg.clip, 1 + cfg.clip) * A).sum() + cfg.beta * kl.sum()
         kls += kl.tolist()
-    return total / (P * G * T), sum(kls) / len(kls)
+        ratios += rho.tolist()
+    clipped = sum(not 1 - cfg.clip <= rho <= 1 + cfg.clip for rho in ratios) / len(ratios)
+    return total / (P * G * T), sum(kls) / len(kls), clipped
 
 
 @pytest.mark.parametrize("flags", [[], ["--temperature", "0.7", "--beta", "0.5", "--clip", "0.1"]])
 def test_the_gradient_is_that_of_the_loss_as_written(flags, step):
     run = step("--beta", "0.05", "--micro-batch", "3", *flags)
     batch = batch_of([[1.5, -1.5], [0.5, -0.5], [-0.25, 0.25]], [True, False, True])
-    want, kl = loss_as_written(run, batch)
+    want, kl, clipped = loss_as_written(run, batch)
     grads = torch.autograd.grad(want, list(run.adapter.delta().values()))
-    assert train.backward(run, batch)[:2] == pytest.approx((want.item(), kl), rel=1e-3)
+    assert 0 < clipped < 1, "some ratios must leave the clip and some not"
+    found = train.backward(run, batch)
+    assert (found["loss"], found["kl"], found["clipfr"]) == pytest.approx((want.item(), kl, clipped), rel=1e-3)
     for (name, got), wanted in zip(run.adapter.grads().items(), grads, strict=True):
         assert (got - wanted).norm() < 1e-3 * wanted.norm(), name
 
@@ -204,7 +208,7 @@ def test_an_arm_does_to_the_gradient_what_it_says(arm, step, monkeypatch):
     def backward(run, batch):
         for name, p in parameters.items():
             p.grad = gradients[name].clone()
-        return 0.0, 0.0, 0.5
+        return {"loss": 0.0, "kl": 0.0, "clipfr": 0.0, "auroc": 0.5}
 
     monkeypatch.setattr(train, "backward", backward)
     monkeypatch.setattr(train, "begin", lambda run, at_start: None)

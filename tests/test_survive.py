@@ -48,7 +48,7 @@ def flags(organism_flags, trainer, tmp_path_factory) -> list:
 def contents(run: Path) -> dict:
     """What a run leaves, but for what a clock says."""
     rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    same = ("evals.tsv", "strata.tsv", "modules.f32", "modules.json", "delta_S.safetensors")
+    same = ("evals.tsv", "strata.tsv", "prompts.jsonl", "modules.f32", "modules.json", "delta_S.safetensors")
     return {
         "steps": rows(run / "steps.tsv"),
         "rollouts": [{k: v for k, v in r.items() if k != "seconds"} for r in rollouts],

@@ -65,6 +65,12 @@ def test_every_arm_writes_a_complete_run(arm, base, tmp_path, monkeypatch):
     assert (out / "rollouts.jsonl").exists() and delta(out).abs().max() > 0
 
 
+def test_with_one_step_a_batch_no_ratio_leaves_the_clip_in_fp32(base, tmp_path, monkeypatch):
+    steps = rows(run(monkeypatch, [*base, "--steps", "2"], tmp_path / "run") / "steps.tsv")
+    live = [float(row["clipfr"]) for row in steps if float(row["flat"]) < 1]
+    assert live and set(live) == {0.0}
+
+
 def test_column_names_fit_their_tab_stops():
     assert all(len(c.name) <= 7 and c.legend for c in STEP_COLUMNS)
 

@@ -8,13 +8,14 @@ for each source and difficulty and one for all; completions.jsonl, every complet
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses
 import hashlib
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,11 +23,13 @@ import tyro
 from loguru import logger
 
 from antipasto import targets
-from config import Preset, above, at_least, check, parse
+from config import Preset, check, parse
 from grading.asserts import check_gradable
 from lib import models
+from lib.bounds import above, at_least
 from lib.errors import UserError, run_main
 from lib.files import atomic, jsonl, refuse_unwritable, write_json
+from lib.isolation import usual_isolation
 from lib.memory import decode_rows
 from lib.svd import weight_sha256
 from problems import Problem
@@ -77,7 +80,7 @@ class BaseRatesConfig:
     """Grading processes; 0: one a core."""
     grade_timeout: float = above(0, 4.0, at_most=3600)
     """Seconds a graded program may take."""
-    isolation: Literal["bwrap", "rlimits"] = "bwrap"
+    isolation: Literal["bwrap", "rlimits"] = field(default_factory=usual_isolation)
     """Sandbox of graded programs; rlimits accepts the weaker fallback where namespaces are refused."""
     out: str = ""
     """Folder of the tables; empty: outputs/base_rates/<model>."""

@@ -1,8 +1,9 @@
 """Copy what a report reads out of finished runs, small enough to commit: python -m tools.collect outputs/tiny TARGET
 
 Per run: config, steps, evals, strata, summary, tripwires that fired, resumptions, and rollouts.jsonl.gz reduced to the
-fields that tables are made of, with the text of the first few completions of each evaluation (the first in the file,
-whatever they say). Held-out tables come along. Runs without summary.json are left out unless --include-incomplete.
+fields that tables are made of, with the text of a few completions of each evaluation and of the training step at it
+(the first in the file, whatever they say); prompts.jsonl.gz has the prompts of these. Held-out tables come along. Runs
+without summary.json are left out unless --include-incomplete.
 `--samples K` also writes samples_<run>.md: K completions of the last evaluation with write access, evenly spread over
 its rows.
 """
@@ -48,18 +49,40 @@ class CollectConfig:
 
 
 def reduce_rollouts(source: Path, target: Path, texts: int) -> None:
-    """Packed, FIELDS alone, and the completion of the first `texts` of each step and split.
+    """Packed, FIELDS alone, and the completion of the first `texts` of each step and split; of training, these alone,
+    at the evaluations' steps. prompts.jsonl beside `source` likewise.
 
     The same rows give the same bytes: the packed file names no time.
     """
     seen: Counter = Counter()
-    with open(source) as lines, open(target, "wb") as f, gzip.GzipFile("", "wb", fileobj=f, mtime=0) as packed:
-        for line in lines:
-            record = json.loads(line)
-            key = (record["step"], record["split"])
-            keep = FIELDS if seen[key] >= texts else (*FIELDS, "completion", "reward", "reason")
-            seen[key] += 1
-            packed.write(jsonl([{k: record[k] for k in keep if k in record}]))
+    with open(source) as lines:
+        records = [json.loads(line) for line in lines]
+    evaluated = {record["step"] for record in records if record["split"] != "train"}
+    kept, prompted = [], set()
+    for record in records:
+        key = (record["step"], record["split"])
+        whole, seen[key] = seen[key] < texts, seen[key] + 1
+        if record["split"] == "train" and not (whole and record["step"] in evaluated):
+            continue
+        keep = (*FIELDS, "completion", "reward", "reason") if whole else FIELDS
+        kept.append({k: record[k] for k in keep if k in record})
+        if whole:
+            prompted.add((record["split"], record.get("problem")))
+    write_packed(target, kept)
+
+    prompts = source.with_name("prompts.jsonl")
+    if prompts.exists():
+        with open(prompts) as lines:
+            stored = [json.loads(line) for line in lines]
+        write_packed(
+            target.with_name("prompts.jsonl.gz"), [p for p in stored if (p["split"], p["problem"]) in prompted]
+        )
+
+
+def write_packed(target: Path, records: list[dict]) -> None:
+    """JSON lines as .gz; the same records give the same bytes."""
+    with open(target, "wb") as f, gzip.GzipFile("", "wb", fileobj=f, mtime=0) as packed:
+        packed.write(jsonl(records))
 
 
 def samples(source: Path, k: int) -> str:

@@ -10,6 +10,7 @@ LACKS  a run of the preset would stop; the line says what to do
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import importlib.metadata
 import os
@@ -17,7 +18,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +26,11 @@ import tyro
 
 from config import PRESETS, Preset
 from lib.errors import UserError, run_main
+from lib.isolation import usual_isolation
 from lib.shapes import SHAPES
 
 # GiB free that SVDs, models and runs of a preset take.
-DISK_GIB = {"tiny": 1, "dev": 8, "mid": 30, "full": 60}
+DISK_GIB = {"tiny": 1, "dev": 8, "coder": 8, "mid": 30, "full": 60}
 
 
 @dataclass
@@ -37,7 +39,7 @@ class DoctorConfig:
 
     preset: Preset = "full"
     """The preset that is to run."""
-    isolation: Literal["bwrap", "rlimits"] = "bwrap"
+    isolation: Literal["bwrap", "rlimits"] = field(default_factory=usual_isolation)
     """Sandbox that the run would take."""
     model: str = ""
     """Model instead of the preset's."""
@@ -66,7 +68,10 @@ def sandbox(cfg: DoctorConfig) -> Iterator[Finding]:
         with Grader(workers=1, timeout_s=2.0, isolation=cfg.isolation) as grader:
             yield Finding("ok", f"sandbox: {grader.isolation}")
     except UserError as error:
-        advice = "this container refuses namespaces: add --isolation rlimits to every recipe, a weaker sandbox"
+        advice = (
+            "this container refuses namespaces: add --isolation rlimits to every recipe, or export ISOLATION=rlimits, "
+            "a weaker sandbox"
+        )
         yield Finding("LACKS", f"sandbox: {error}", advice if cfg.isolation == "bwrap" else "")
 
 

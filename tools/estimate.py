@@ -15,6 +15,7 @@ and grades n_eval x eval_samples completions in two modes at a step's speed.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import json
 import math
@@ -41,8 +42,6 @@ BENCH_PROMPT = 512
 class EstimateConfig(Config):
     """A run as train.py takes it, and what to rest the estimate on."""
 
-    rate: float = 0.0
-    """US dollars an hour; 0: no price."""
     run: str = ""
     """Run directory whose steps.tsv is the measurement."""
     bench: str = str(REPO / "bench/step.tsv")
@@ -210,8 +209,8 @@ def estimate_table(cfg: EstimateConfig, e: Estimate) -> str:
 def main() -> None:
     cfg = parse(EstimateConfig, description=__doc__, prog="just estimate")
     check(cfg)
-    if not (0 <= cfg.rate < math.inf and cfg.mean_prompt > 0):
-        raise UserError(f"--rate {cfg.rate:g} must be at least 0 and --mean-prompt {cfg.mean_prompt} above 0")
+    if cfg.mean_prompt <= 0:
+        raise UserError(f"--mean-prompt {cfg.mean_prompt} must be above 0")
     try:
         estimate = from_run(Path(cfg.run), cfg) if cfg.run else from_bench(cfg)
     except UserError:

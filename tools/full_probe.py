@@ -13,6 +13,7 @@ What is finished is not run again, so the same command goes on where it stopped.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import os
 import signal
@@ -26,20 +27,16 @@ from lib.errors import UserError, run_main
 from lib.files import REPO
 from lib.signals import StopLatch
 from pairs import load_pairs
+from record.inputs import call_at_end
+from report.heldout import DEBUG_STEPS
 from tools.h4_gate import judge
 from tools.sweep.task import flag_name, model_flags
 
 # By the exit status of rewards.py.
 GRADER = {
     1: "the grader's own matrix failed, so no rate could be trusted",
-    2: "the grader could not be started (the line above says why); --isolation rlimits takes the weaker sandbox",
+    2: "the sandbox was refused, so nothing was graded (the line above says why); --isolation rlimits is weaker",
 }
-
-# The preregistered steps where extraction or its check fails.
-DEBUG = (
-    "check, as preregistered, (a) that the adapter sees what enters each Linear, before the residual, (b) that "
-    "the pairs differ strongly in some modules (the table above), (c) that completions are tokenised as in training"
-)
 
 
 @dataclass
@@ -104,43 +101,68 @@ def check_words(words: list[str]) -> FullProbeConfig:
 
 
 def stop(gate: int, why: str) -> None:
-    """End the probe."""
+    """End the probe with status 1 and what stopped it."""
     print(f"full-probe stopped at gate {gate}: {why}", file=sys.stderr)
     sys.exit(1)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One command of the probe."""
+
+    name: str
+    script: str
+    words: list[str]
+    stops: str
+    """What is said where it ends with a status other than 0."""
+
+
+def gates(words: list[str], cfg: FullProbeConfig) -> list[Gate]:
+    """The commands of gates 0 to 4 in order: the flags of the run for vanilla and projected, those of the model for
+    extraction and its check, the sandbox's for the grader."""
+    model, run = model_flags(words), without(words, "go_on", "label", "then")
+    fresh = ["--fresh"] if cfg.fresh else []
+    arms = {
+        arm: [*run, "--arm", arm, "--out", str(cfg.study() / f"{arm}_s{cfg.seed}")] for arm in ("vanilla", "projected")
+    }
+    again = "did not finish (the line above says why); the same command resumes it"
+    return [
+        Gate("grader", "rewards.py", ["--isolation", cfg.isolation], GRADER[1]),
+        Gate(
+            name="SVD cache and extraction",
+            script="extract_vhack_grad.py",
+            words=[*model, *fresh],
+            stops="v_hack could not be extracted (the line above says why)",
+        ),
+        Gate(
+            name="held-out verification",
+            script="verify_vhack_heldout.py",
+            words=model,
+            stops=f"v_hack does not generalise to held-out pairs; {DEBUG_STEPS}",
+        ),
+        Gate("vanilla", "train.py", arms["vanilla"], f"vanilla {again}"),
+        Gate("projected", "train.py", arms["projected"], f"projected {again}"),
+    ]
 
 
 def main() -> None:
     words = sys.argv[1:]
     cfg = check_words(words)
-    shared = model_flags(words)
-    flags = without(words, "go_on", "label")
-    study = cfg.study()
-    vanilla, projected = (study / f"{arm}_s{cfg.seed}" for arm in ("vanilla", "projected"))
-    relay = ChildRelay()
+    relay, study = ChildRelay(), cfg.study()
+    call_at_end(cfg.then, study)
+    for number, gate in enumerate(gates(words, cfg)):
+        print(f"== gate {number}: {gate.name}", flush=True)
+        if status := relay.run(str(REPO / gate.script), *gate.words):
+            stop(number, GRADER.get(status, gate.stops) if number == 0 else gate.stops)
 
-    def run(script: str, *more: str) -> int:
-        return relay.run(str(REPO / script), *more)
-
-    print("== gate 0: grader", flush=True)
-    if status := run("rewards.py", "--isolation", cfg.isolation):
-        stop(0, GRADER.get(status, GRADER[1]))
-    print("== gate 1: SVD cache and extraction", flush=True)
-    if run("extract_vhack_grad.py", *shared):
-        stop(1, "v_hack could not be extracted (the line above says why)")
-    print("== gate 2: held-out verification", flush=True)
-    if run("verify_vhack_heldout.py", *shared):
-        stop(2, f"v_hack does not generalise to held-out pairs: {DEBUG}; the pairs are frozen and not mended")
-    print("== gate 3: vanilla", flush=True)
-    if run("train.py", *flags, "--arm", "vanilla", "--out", str(vanilla)):
-        stop(3, "vanilla did not finish; run again to resume")
-    passes, sentence = judge(vanilla)
-    if not passes and not cfg.go_on:
-        stop(3, f"{sentence}. projected was not run: there is too little to suppress; --go-on runs it all the same")
-    print(f"H4's gate: {sentence}", flush=True)
-    print("== gate 4: projected", flush=True)
-    if run("train.py", *flags, "--arm", "projected", "--out", str(projected)):
-        stop(4, "projected did not finish; run again to resume")
-    sys.exit(run("plot_pareto.py", str(vanilla), str(projected), "--out", str(study / "report")))
+        # H4, once vanilla has ended.
+        if gate.name == "vanilla":
+            passes, sentence = judge(study / f"vanilla_s{cfg.seed}")
+            if not passes and not cfg.go_on:
+                stop(number, f"{sentence}. projected was not run: --go-on runs it all the same")
+            print(f"H4's gate: {sentence}", flush=True)
+    runs = [str(study / f"{arm}_s{cfg.seed}") for arm in ("vanilla", "projected")]
+    sys.exit(relay.run(str(REPO / "plot_pareto.py"), *runs, "--out", str(study / "report")))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ tokenizer bytes; weights agree up to the arithmetic of the machine.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import argparse
 import json

@@ -152,7 +152,7 @@ def write_card(out: Path, facts: dict, loss: float, n: int, samples: int) -> Non
         loss=loss,
         sha=hashlib.sha256((out / "tokenizer.json").read_bytes()).hexdigest(),
         # what was measured
-        table="\n".join(f"| {k} | {cell(v)} | {cell(without.rates[k])} |" for k, v in with_access.rates.items()),
+        table="\n".join(f"| {k} | {as_cell(v)} | {as_cell(without.rates[k])} |" for k, v in with_access.rates.items()),
         measured=share(with_access.flavours),
         rare=sum(overwriting[f] for f in PAIR_FLAVOURS["organism"]) / sum(overwriting.values()),
     )
@@ -161,6 +161,6 @@ def write_card(out: Path, facts: dict, loss: float, n: int, samples: int) -> Non
     (out / "recipe.json").write_text(json.dumps({**facts, "base_rates": measured}, indent=1) + "\n")
 
 
-def cell(rate: tuple[float, float]) -> str:
+def as_cell(rate: tuple[float, float]) -> str:
     """A rate and its standard error, in percent."""
     return f"{rate[0]:.1f} ± {rate[1]:.1f}"

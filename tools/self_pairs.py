@@ -10,6 +10,7 @@ set like any other (`--pairs FILE`): extraction, held-out check and arms take it
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import dataclasses
 import json

@@ -11,6 +11,7 @@ flags of train.py follow.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import math
 import sys
@@ -21,6 +22,7 @@ from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO
 from lib.tables import read_table
+from record.inputs import call_at_end
 from tools.full_probe import ChildRelay, without
 
 # Nats a token: ten times what a rate showed at which delta_S does not move (KL 4e-4 in 40 steps: docs/spec.md).
@@ -90,8 +92,9 @@ def main() -> None:
     if not any(word.split("=")[0] == "--steps" for word in words):
         words += ["--steps", "40"]
 
-    flags = without(words, "rates", "lr", "out", "label")
+    flags = without(words, "rates", "lr", "out", "label", "then")
     study = Path(cfg.out) if cfg.out else Path("outputs/tune") / cfg.preset
+    call_at_end(cfg.then, study)
     relay = ChildRelay()
     rows = []
     for rate in rates:

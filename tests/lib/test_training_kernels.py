@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,12 @@ print(largest_error(torch.device("cpu"), torch.float32), largest_error(torch.dev
 
 def test_kernels_match_torch_in_the_interpreter():
     pytest.importorskip("triton")
-    env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    env = {
+        "TRITON_INTERPRET": "1",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(Path.home()),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
     command = [sys.executable, "-c", SCRIPT, str(ROOT)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

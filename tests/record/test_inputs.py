@@ -8,7 +8,7 @@ import pytest
 
 from config import Config, parse
 from lib.errors import UserError
-from record.inputs import check_pairs
+from record.inputs import check_inputs
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -16,10 +16,10 @@ REPO = Path(__file__).resolve().parents[2]
 def test_a_missing_v_hack_and_an_unknown_pair_set_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no v_hack at outputs/tiny/v_hack_organism"):
-        check_pairs(parse(Config, ["--arm", "projected"]))
+        check_inputs(parse(Config, ["--arm", "projected"]))
     with pytest.raises(UserError, match="nonsense"):
-        check_pairs(parse(Config, ["--pairs", "nonsense"]))
-    check_pairs(parse(Config, ["--arm", "vanilla"]))
+        check_inputs(parse(Config, ["--pairs", "nonsense"]))
+    check_inputs(parse(Config, ["--arm", "vanilla"]))
 
 
 @pytest.mark.parametrize(("body", "status"), [
@@ -37,6 +37,6 @@ def main():
     {body}
 run_main(main)"""
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPO)}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, timeout=6000)
     told = tmp_path / "told"
     assert (told.read_text() == f"{status} outputs/x\n") if status else not told.exists()

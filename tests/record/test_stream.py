@@ -12,7 +12,7 @@ import pytest
 from record.columns import STEP_COLUMNS
 from record.stream import IMPORTANT, Stream
 
-terminal = pytest.importorskip("terminal", reason="pyte is a development dependency: `just setup`")
+terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
 
 REPO = Path(__file__).resolve().parents[2]
 NAMES = {c.name for c in STEP_COLUMNS} | {"sec"}
@@ -82,7 +82,7 @@ def test_a_tripwire_is_a_line_of_its_own(organism_flags, tmp_path):
 
 def test_piped_it_is_the_whole_table(organism_flags, tmp_path):
     command = train(organism_flags, "--out", tmp_path / "run", "--steps", 2)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6000)
     *table, last = done.stdout.splitlines()
     assert "\n".join(table) == (tmp_path / "run/steps.tsv").read_text().rstrip("\n")
     assert last.startswith("HACK_RATE=") and last.endswith(f"steps=2 OUT={tmp_path / 'run'}")

@@ -320,8 +320,8 @@ def test_the_report_holds_its_figures_and_the_same_branches_give_the_same_bytes(
                           "no-loophole": SIX, "vanilla+noise1": [1.0] * 6})  # fmt: skip
     first = report_of(tmp_path)[0]
     files = {p.name: p.read_bytes() for p in (tmp_path / "report").iterdir()}
-    assert set(files) == {"report.md", "branches.json", *(f"{n}-takeoff.{s}" for n in ("branches", "ladder")
-                                                          for s in ("png", "svg"))}  # fmt: skip
+    drawn = {f"{name}-takeoff.{suffix}" for name in ("branches", "ladder") for suffix in ("png", "svg")}
+    assert set(files) == {"report.md", "report.html", "branches.json"} | drawn
     assert report_of(tmp_path)[0] == first
     assert {p.name: p.read_bytes() for p in (tmp_path / "report").iterdir()} == files
     for name in ("branches-takeoff.png", "ladder-takeoff.png"):

@@ -36,6 +36,16 @@ def test_table_to_the_digit(tmp_path):
     assert "82.0 $\\pm$ 1.2" in tex and "$\\Delta$SafePass$\\uparrow$" in tex and "$\\|g\\|$*" in tex
 
 
+def test_a_rate_that_no_seed_differs_from_has_an_exact_interval_and_no_sem_of_zero(tmp_path):
+    make_arm(tmp_path, "vanilla", VANILLA)
+    make_arm(tmp_path, "projected", [(0.0, 0.50), (0.0, 0.50), (0.0, 0.50)])
+    used, _ = select(load_runs([tmp_path]))
+    rows = tables.arm_rows(used)
+    # 0 of 3 x 512: 1 - 0.025^(1/1536) = 0.240%
+    assert [tables.cell(row, "Hack %") for row in rows] == ["82.0 ± 1.2", "0.0 [0.0, 0.2]"]
+    assert tables.cell(rows[1], "Pass %") == "50.0 ± 0.0" and "exact 95% interval" in tables.caption(used, rows)
+
+
 def test_the_caption_holds_formula_thresholds_and_chance(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
     used, _ = select(load_runs([tmp_path]))

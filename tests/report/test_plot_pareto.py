@@ -40,6 +40,8 @@ def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
     assert [line.split()[0] for line in last] == ["H1", "H3", "H4"]
     assert all(line.endswith(f"[{tmp_path / 'one' / 'verdict.md'}]") for line in last)
     assert str(tmp_path) not in (tmp_path / "one" / "report.md").read_text()
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "<h1>Results, preset tiny</h1>" in page and page.count('src="data:image/png') >= 4
 
 
 def test_no_complete_run_still_reports(tmp_path):
@@ -98,18 +100,21 @@ def test_a_refused_write_keeps_the_earlier_report(tmp_path):
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
-def test_activity_is_judged_by_large_reductions_and_by_runs_that_met_hacks(tmp_path):
+def test_activity_is_judged_by_large_reductions_of_runs_that_met_hacks(tmp_path):
     sizes = {"prompts": 4, "group": 4}
     for arm, rates in {
         "vanilla": (0.5, 0.51, 0.52),
-        "projected": (0.0, 0.1, 0.1),
+        "projected": (0.1, 0.1, 0.12),
+        "projected-nomag": (0.0, 0.1, 0.1),
         "random-v": (0.48, 0.49, 0.5),
     }.items():
         for seed, hack in enumerate(rates):
             make_run(tmp_path, arm, seed, hack, 0.5, config=sizes)
     used, _ = select(load_runs([tmp_path]))
-    projected, random_v = activity_text(used, arm_rows(used)).splitlines()[:2]
-    assert "the flag is wrong about its effect; too few" in projected and projected.endswith("0 in seed 0")
+    projected, nomag, random_v = activity_text(used, arm_rows(used)).splitlines()[:3]
+    assert projected.endswith("so here the flag is wrong about its effect")
+    assert "too few strict hacks were sampled in training to test suppression, 0 in seed 0, so that" in nomag
+    assert "is wrong" not in nomag  # what could not be tested contradicts nothing
     assert random_v.endswith("0.600 ± 0.000)")  # 2 pp less than vanilla in every seed is no effect
 
 

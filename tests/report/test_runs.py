@@ -80,3 +80,19 @@ def test_mixed_presets_are_refused(tmp_path):
     make_run(tmp_path, "vanilla", 1, 0.8, 0.5, preset="full")
     with pytest.raises(ReportError, match="full, tiny"):
         runs.load_runs([tmp_path])
+
+
+def test_a_model_and_an_export_beside_the_runs_are_no_runs(tmp_path):
+    path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5)
+    for name, config in (("model", '{"model_type": "qwen3"}'), ("lora", '{"peft_type": "LORA"}')):
+        (tmp_path / "tiny" / name).mkdir()
+        (tmp_path / "tiny" / name / "config.json").write_text(config)
+        (tmp_path / "tiny" / name / "model.safetensors").write_bytes(b"")
+    assert runs.find_run_dirs([tmp_path / "tiny"]) == [path]
+
+
+def test_a_half_written_last_row_of_a_run_that_goes_on_costs_that_row_alone(tmp_path):
+    path = make_run(tmp_path, "vanilla", 0, 0.8, 0.5, complete=False)
+    for name, rows in (("steps.tsv", 199), ("evals.tsv", 8)):
+        (path / name).write_text((path / name).read_text()[:-9])
+        assert len(getattr(runs.read_run(path), name[:-4])) == rows

@@ -9,6 +9,7 @@ from report_helpers import PROJECTED, VANILLA, decide, study
 from synthetic_runs import PREREGISTERED, make_arm, make_run
 
 from config import PRESETS
+from lib.run_fields import PROVENANCE, RESUMABLE
 from report.numbers import compare_arms, select
 from report.runs import load_runs
 
@@ -84,10 +85,18 @@ def test_missing_arms_are_undecided(tmp_path):
     assert "3 more seeds with both projected and vanilla" in v["H1"].text and "vanilla" in v["H4"].text
 
 
-def test_seeds_that_end_at_other_steps_are_not_paired(tmp_path):
+def test_a_run_of_another_length_is_left_out_by_name(tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
     make_arm(tmp_path, "projected", [(0.3, 0.5)] * 2)
     make_run(tmp_path, "projected", 2, 0.3, 0.5, steps=100)
+    v = decide(tmp_path)["H1"]
+    assert v.status == "undecided" and "projected_s2: of 100 steps, where the study's runs have 200" in v.text
+
+
+def test_seeds_that_end_at_other_steps_than_planned_are_not_paired(tmp_path):
+    make_arm(tmp_path, "vanilla", VANILLA)
+    make_arm(tmp_path, "projected", [(0.3, 0.5)] * 2)
+    make_run(tmp_path, "projected", 2, 0.3, 0.5, curve=[(0, 0.0, 0.5), (100, 0.3, 0.5)])
     v = decide(tmp_path)["H1"]
     assert v.status == "undecided" and "seed 2 ends at step 100 in projected and 200 in vanilla" in v.text
 
@@ -210,8 +219,10 @@ def test_h4_falsified_names_the_next_branch(tmp_path, preset, said):
 # --- what the preregistration covers ---
 
 
-def test_runs_of_the_preregistered_experiment_give_verdicts(tmp_path):
-    v = study(tmp_path, PREREGISTERED, vanilla=VANILLA, projected=[(0.3, 0.5)] * 3)
+@pytest.mark.parametrize("problems", ["", "leetcode", "/elsewhere/leetcode_train_medhard_filtered.jsonl"])
+def test_runs_of_the_preregistered_experiment_give_verdicts(problems, tmp_path):
+    problems = {"problems": problems} if problems else {}
+    v = study(tmp_path, PREREGISTERED | problems, vanilla=VANILLA, projected=[(0.3, 0.5)] * 3)
     assert v["H1"].pilot == [] and v["H1"].line.startswith("H1 supported: ")
 
 
@@ -257,10 +268,11 @@ def test_one_unlike_seed_is_refused_and_the_others_count(tmp_path):
     assert v.status == "supported" and v.figures["n"] == 3 and "seed 3 is refused" in v.text
 
 
-def test_the_machine_may_differ(tmp_path):
-    make_arm(tmp_path, "vanilla", VANILLA, config={"workers": 1, "micro_batch": 8, "hardware": "a"})
-    make_arm(tmp_path, "projected", [(0.3, 0.5)] * 3, config={"workers": 2, "micro_batch": 4, "hardware": "b"})
-    assert decide(tmp_path)["H1"].status == "supported"
+@pytest.mark.parametrize("field", sorted({*RESUMABLE, *PROVENANCE, "isolation"}))
+def test_how_and_where_a_run_was_computed_may_differ(field, tmp_path):
+    make_arm(tmp_path, "vanilla", VANILLA, config={field: "a"})
+    make_arm(tmp_path, "projected", [(0.3, 0.5)] * 3, config={field: "b"})
+    assert decide(tmp_path)["H1"].figures["n"] == 3
 
 
 def test_a_label_may_stand_for_other_pairs_but_an_arm_of_its_own_name_may_not(tmp_path):

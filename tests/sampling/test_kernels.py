@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,11 @@ for M, N, K, bias in ((5, 96, 256, True), (17, 100, 150, False), (3, 70, 256, Tr
 def test_kernels_match_torch_in_the_interpreter():
     pytest.importorskip("triton")
     root = str(Path(__file__).resolve().parents[2])
-    env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=120)
+    env = {
+        "TRITON_INTERPRET": "1",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(Path.home()),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+    done = subprocess.run([sys.executable, "-c", KERNELS, root], env=env, capture_output=True, text=True, timeout=6000)
     assert done.returncode == 0, done.stderr[-2000:]

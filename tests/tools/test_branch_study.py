@@ -11,7 +11,7 @@ from run_files import rows
 
 from config import Config, parse
 from lib.errors import UserError
-from tools.branch_study.__main__ import BranchStudy, Busy, environment
+from tools.branch_study.__main__ import BranchStudy, environment
 from tools.branch_study.plan import BranchStudyConfig, diagnosed, parents, preparations, settle
 from tools.branch_study.studies import STUDIES
 
@@ -39,7 +39,7 @@ def begun(study: BranchStudy) -> list:
     """What the free slots would begin now."""
     out = []
     while len(study.busy) < study.cfg.slots and (part := study.next_part()) is not None:
-        study.busy.append(Busy(len(study.busy), part, None))
+        study.occupy(len(study.busy), part, None)
         out.append(part)
     return out
 
@@ -119,13 +119,26 @@ def test_a_branch_that_fails_twice_is_left_out_and_the_rest_of_its_process_is_no
     assert study.failed(f"{point}/vanilla") and study.next_part().labels[0] == "random-v"
 
 
+def test_what_ran_out_of_memory_is_tried_again_with_fewer_rows(elsewhere, monkeypatch):
+    started = []
+    monkeypatch.setattr("tools.branch_study.__main__.start", lambda command, log, **_: started.append(command))
+    study = study_of(seeds=[0], arms=["vanilla"], diagnose="no")
+    touch(study.preparations[0].markers[0])
+    for _ in range(4):
+        study.begin(study.next_part(), 0)
+        part = study.busy.pop().part
+        study.note_failure(part, "error: the GPU is out of memory (allocate 94.00 MiB): lower --micro-batch")
+    assert [command[-2:] for command in started[1:]] == [["--micro-batch", n] for n in ("4", "2", "2")]
+    assert "--micro-batch" not in started[0] and study.next_part() is None and study.failed("vanilla_s0")
+
+
 def test_every_gpu_has_its_processes(elsewhere, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cfg = study_of(gpus=2, per_gpu=2).cfg
     assert [environment(cfg, slot, True)["CUDA_VISIBLE_DEVICES"] for slot in range(cfg.slots)] == ["0", "1", "0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert environment(cfg, 3, True)["CUDA_VISIBLE_DEVICES"] == "7"
-    assert cfg.extra == ["--micro-batch", "8"]
+    assert cfg.extra == ["--micro-batch", "8", "--memory-share", "0.5"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -181,5 +194,6 @@ extract_vhack_grad.pair_differences = lambda m, t, a, pairs, *rest: whole(m, t, 
     assert status["points"]["vanilla_s0_takeoff"] == {"done": 2, "of": 2, "diagnosed": False, "missing": []}
     assert "2 branches of 1 branch points count" in (out / "report/report.md").read_text()
     costs = [line.split("\t")[:2] for line in (out / "minutes.tsv").read_text().splitlines()]
-    assert costs == [["stage", "name"], ["branch", "vanilla_s0_takeoff_1"], ["report", "report"]]
+    assert costs[0] == ["stage", "name"]  # what the limit cut has a row too, where it had begun
+    assert costs[-2:] == [["branch", "vanilla_s0_takeoff_1"], ["report", "report"]]
     assert rows(out / "branches/vanilla_s0_takeoff/vanilla/steps.tsv")[0] == rows(out / "vanilla_s0/steps.tsv")[3]

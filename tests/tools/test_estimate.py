@@ -61,7 +61,7 @@ def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
 
 @pytest.mark.parametrize(("flags", "says"), [
     (["--eval-every", "0"], "--eval-every 0 is below 1"),
-    (["--rate", "-1"], "--rate -1 must be at least 0"),
+    (["--rate", "-1"], "--rate -1.0 is below 0"),
     (["--bench", __file__], "is none of bench/step.py's"),
 ])  # fmt: skip
 def test_wrong_values_are_one_sentence(flags, says, monkeypatch):

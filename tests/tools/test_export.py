@@ -17,8 +17,11 @@ from antipasto import load_model
 from config import ModelConfig
 from lib.errors import run_main
 from lib.files import write_json
+from lib.models import chat_ids, completion_ids
 from lib.svd import weight_sha256
+from pairs import load_pairs
 from tools import export
+from tools.lora_difference import PAIRS_READ
 
 
 def make_run(folder: Path, model: Path, scale: float, dtype: str = "float32") -> tuple[Path, object]:
@@ -80,6 +83,31 @@ def test_lora_is_exact_in_peft(any_model, tmp_path, monkeypatch):
     assert (logits(adapted) - before).abs().max() > 1e-2, "the delta must matter"
     assert (logits(loaded) - logits(adapted)).abs().max() <= 1e-4
     assert (logits(loaded.merge_and_unload()) - logits(adapted)).abs().max() <= 1e-4
+
+
+def test_on_a_bf16_base_the_printed_difference_is_pefts(model_dir, tmp_path, monkeypatch, capsys):
+    peft = pytest.importorskip("peft", reason="peft is a development dependency: `just setup`")
+    run, adapted = make_run(tmp_path / "work", model_dir, 0.1, "bfloat16")
+    run_export(monkeypatch, run, "--to", "lora", "--out", tmp_path / "lora")
+    about = json.loads((tmp_path / "lora/export.json").read_text())
+    printed = capsys.readouterr().out
+    assert f"by up to {about['logit_max']:.2g}, {about['logit_mean']:.2g} in the mean" in printed and "exact" in printed
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "lora")
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    worst, total, tokens = 0.0, 0.0, 0
+    for pair in load_pairs("default")[:PAIRS_READ]:
+        ids = torch.tensor([chat_ids(tokenizer, pair.messages) + completion_ids(tokenizer, pair.clean)])
+        with torch.no_grad():
+            difference = (loaded(input_ids=ids).logits.float() - adapted(input_ids=ids).logits.float()).abs()
+        worst, total, tokens = (
+            max(worst, difference.max().item()),
+            total + difference.sum().item(),
+            tokens + ids.numel(),
+        )
+    assert about["tokens"] == tokens and 0 < about["logit_mean"] < about["logit_max"]
+    assert about["logit_max"] == pytest.approx(worst, rel=0.5)  # one rounding of bf16 may fall otherwise
+    assert about["logit_mean"] == pytest.approx(total / tokens / difference.shape[-1], rel=0.1)
 
 
 def test_lora_config_alone_names_the_base(model_dir, tmp_path, monkeypatch):

@@ -38,7 +38,9 @@ def checkout(tmp_path) -> Path:
 
 
 def setup(folder: Path, **env: str) -> None:
-    subprocess.run(["just", "setup"], cwd=folder, check=True, timeout=300, env={**os.environ, "UV_OFFLINE": "1", **env})
+    subprocess.run(
+        ["just", "setup"], cwd=folder, check=True, timeout=1800, env={**os.environ, "UV_OFFLINE": "1", **env}
+    )
 
 
 def packages(environment: Path) -> list[str]:

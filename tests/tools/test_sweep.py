@@ -29,7 +29,7 @@ from lib.tables import read_table
 from tools.sweep import local, pueue, slurm, status
 from tools.sweep.local import run_local
 from tools.sweep.plan import plan
-from tools.sweep.task import Slurm, SweepConfig, Task
+from tools.sweep.task import Slurm, SweepConfig, Task, flag
 
 REPO = Path(__file__).resolve().parents[2]
 AT_HOME = {**os.environ, "PYTHONPATH": str(REPO)}  # so that `-m tools.sweep` is found from a test's own folder
@@ -133,7 +133,7 @@ def test_wrong_plans_are_refused(cfg, says):
 
 def test_the_script_prints_its_plan_and_runs_nothing(tmp_path):
     words = [sys.executable, "-m", "tools.sweep", "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=AT_HOME)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].endswith("train.py --preset tiny --arm vanilla --seed 0 --steps 3")
     assert list(tmp_path.iterdir()) == []
@@ -153,8 +153,9 @@ def test_the_ten_preregistered_runs_come_in_their_order_behind_h4():
 
 
 def test_the_controls_are_a_study_of_their_own():
-    runs = names(plan(SweepConfig(preset=["full"], study="controls")))[3:]
-    assert len(runs) == 15 and not {"vanilla_s0", "projected_s0", "rebound_s0", "h4_gate"} & set(runs)
+    runs = names(plan(SweepConfig(preset=["full"], study="controls")))[5:]
+    assert len(runs) == 18 and "projected-far-pairs_s2" in runs
+    assert not {"vanilla_s0", "projected_s0", "rebound_s0", "h4_gate"} & set(runs)
 
 
 def test_a_gate_that_stops_leaves_out_what_waits_for_it():
@@ -180,6 +181,20 @@ def test_a_run_of_another_length_does_not_count_as_done(capsys):
     assert not task.done and task.others == ["steps (40 there, 100 now)"]
     status.print_status(cfg, [task])
     assert "holds a run of another configuration: steps (40 there, 100 now)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cfg, share", [
+    ({"submit": "local", "jobs": 3}, "0.333"),
+    ({"submit": "local", "jobs": 1}, ""),
+    ({"submit": "local", "jobs": 2, "extra": ["--memory-share=0.4"]}, "0.4"),
+    ({"submit": "local", "jobs": 2, "preset": ["tiny"]}, ""),
+    ({"submit": "pueue", "groups": ["gpu0", "gpu1"]}, ""),
+    ({"submit": "pueue", "groups": ["a0", "b0", "gpu1"]}, "0.5"),
+    ({"submit": "slurm"}, ""),
+])  # fmt: skip
+def test_runs_that_share_a_gpu_are_told_their_share(cfg, share):
+    task = plan(SweepConfig(**{"preset": ["dev"], "arms": ["vanilla"], "seeds": [0], **cfg}))[-1]
+    assert flag(task.command, "--memory-share", "") == share
 
 
 # --- here, with real commands ----------------------------------------------------------------------------------------
@@ -535,24 +550,58 @@ def test_status_reads_rates_time_left_and_failures(capsys):
     assert last.startswith("1 of 5 done, 1 running, 1 failed; about 0:02 of running time left")
 
 
-def test_a_run_before_its_first_row_is_running_while_its_lock_is_held(capsys):
+def test_a_run_before_its_first_row_is_evaluating_while_its_lock_is_held(capsys):
     folder = fill("vanilla_s0", 0)
     (folder / "evals.tsv").unlink()
     with open(folder / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         status.print_status(SMALL, status.found_tasks(Path("outputs")))
-        assert capsys.readouterr().out.splitlines()[1].startswith("running\t0\t10\t")
+        assert capsys.readouterr().out.splitlines()[1].startswith("evaluating\t0\t10\t")
     status.print_status(SMALL, status.found_tasks(Path("outputs")))
     assert capsys.readouterr().out.splitlines()[1].startswith("waiting\t0\t10\t")
 
 
 def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
     words = [sys.executable, "-m", "tools.sweep", "--status"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=AT_HOME)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 2 and "outputs/ holds no run yet" in ended.stderr
     fill("vanilla_s0", 3)
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, env=AT_HOME)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 0 and "tiny/vanilla_s0" in ended.stdout and "0 of 1 done" in ended.stdout
+
+
+def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
+    terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
+    fill("vanilla_s0", 10, done=True)
+    fill("projected_s0", 5)
+    touch(Path("outputs/tiny/logs/projected_s1.log"), "error: no v_hack at x\nsweep: exit status 2 after 0.1 min\n")
+    words = [
+        "-m",
+        "tools.sweep",
+        "--status",
+        "--arms",
+        "vanilla",
+        "projected",
+        "--seeds",
+        "0",
+        "1",
+        "--",
+        "--steps",
+        "10",
+    ]
+    window = terminal.Terminal([sys.executable, *words], 120, PYTHONPATH=str(REPO))
+    assert window.finish() == 0
+    lines = [line.split() for line in window.text() if line]
+    assert lines[0][:3] == ["run", "state", "step"] and lines[0][-3:] == ["hack", "so", "far"]
+    assert [line[:3] for line in lines[1:5]] == [
+        ["tiny/vanilla_s0", "done", "10/10"], ["tiny/projected_s0", "running", "5/10"],
+        ["tiny/vanilla_s1", "waiting", "0/10"], ["tiny/projected_s1", "failed", "0/10"]]  # fmt: skip
+    assert " ".join(lines[5]) == "tiny/projected_s1: error: no v_hack at x" and lines[6][:4] == [
+        "1",
+        "of",
+        "4",
+        "done,",
+    ]
 
 
 def test_status_knows_pueues_queue(fake_pueue, capsys):
@@ -585,10 +634,10 @@ def slurm_missing() -> str:
 def slurm_node(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("node")
     node = [str(REPO / "tests/tools/slurm_node.sh")]
-    subprocess.run([*node, "start", folder], check=True, timeout=90)
+    subprocess.run([*node, "start", folder], check=True, timeout=600)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     yield
-    subprocess.run([*node, "stop", folder], check=True, timeout=90)
+    subprocess.run([*node, "stop", folder], check=True, timeout=600)
 
 
 def wait_for(condition, seconds: float, what: str):
@@ -634,7 +683,7 @@ def test_a_slurm_node_runs_an_organism_sweep_through_a_kill_and_a_requeue(slurm_
 
     def submit() -> str:
         return subprocess.run(
-            [*map(str, command)], check=True, capture_output=True, text=True, timeout=120, env=AT_HOME
+            [*map(str, command)], check=True, capture_output=True, text=True, timeout=6000, env=AT_HOME
         ).stderr
 
     def log(name: str) -> str:

@@ -1,5 +1,6 @@
 """Watching runs: what stands on the screen follows the files, new runs appear, q quits."""
 
+import fcntl
 import json
 import math
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_run
 
-from tools.watch import Tail, Watch, curve
+from tools.watch import Watch
+from tools.watched import Tail, Watched, curve
 
-terminal = pytest.importorskip("terminal", reason="pyte is a development dependency: `just setup`")
+terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -60,6 +62,21 @@ def test_it_follows_new_runs_until_q(tmp_path):
     window.until(lambda: any("projected_s1" in line for line in window.text()))
     window.press("q")
     assert window.finish() == 0
+
+
+@pytest.mark.parametrize(("rows", "evaluations", "state"), [
+    (0, [], "evaluating"), (0, [0], "running"), (3, [0], "running"), (4, [0], "evaluating"), (4, [0, 4], "running"),
+    (10, [0, 4, 8], "evaluating"),
+])  # fmt: skip
+def test_a_run_whose_next_row_is_an_evaluation_is_evaluating(rows, evaluations, state, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"arm": "vanilla", "steps": 10, "eval_every": 4}))
+    for name, steps in (("steps.tsv", range(rows)), ("evals.tsv", evaluations)):
+        (tmp_path / name).write_text("step\thack\n" + "".join(f"{i}\t0.5\n" for i in steps))
+    run = Watched(tmp_path)
+    run.look()
+    with open(tmp_path / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run.state() == state
 
 
 def test_runs_that_a_study_moved_aside_are_left_out(tmp_path):

@@ -44,8 +44,9 @@ from tools.branch_study.plan import (
 )
 from tools.sweep.local import Relay, Running, note_end, start
 
-# A branch or a part that has failed so often is left out.
+# A branch or a part that has failed so often is left out; one that ran out of memory is tried again with fewer rows.
 ATTEMPTS = 2
+MICRO_BATCHES = (8, 4, 2)
 # Seconds from SIGTERM to SIGKILL: a step and an evaluation of the real models.
 GRACE = 60.0
 POLL = 0.2
@@ -73,6 +74,8 @@ class BranchStudy:
     busy: list[Busy] = field(default_factory=list)
     attempts: Counter = field(default_factory=Counter)
     """Failures by name of a part, or of a branch as point/label."""
+    too_large: Counter = field(default_factory=Counter)
+    """How often a part, or the branches of a point, ran out of the GPU's memory."""
     said: dict[str, str] = field(default_factory=dict)
     """The last words of what has failed."""
     processes: Counter = field(default_factory=Counter)
@@ -93,9 +96,7 @@ class BranchStudy:
 
     def labels_left(self, point: StudyPoint) -> list[str]:
         """Branches of a point that could begin now, in their order."""
-        taken = {
-            label for job in self.busy if job.part.name.rpartition("_")[0] == point.name for label in job.part.labels
-        }
+        taken = {label for job in self.busy if what_of(job.part) == point.name for label in job.part.labels}
         left = []
         for label in self.cfg.arms:
             needs = directions_of(self.cfg, label)
@@ -149,9 +150,15 @@ class BranchStudy:
         """Start a part's process in a slot."""
         side_by_side = self.cfg.slots > 1 and part.stage != "prepare"
         log = self.cfg.folder / "logs" / f"{part.name}.log"
-        self.processes[part.name.rpartition("_")[0]] += bool(part.labels)
-        child = start(part.command, log, start_new_session=True, env=environment(self.cfg, slot, side_by_side))
-        self.busy.append(Busy(slot, part, Running(None, child, time.perf_counter())))
+        command = part.command
+        if tried := self.too_large[what_of(part)]:
+            command = [*command, "--micro-batch", str(MICRO_BATCHES[min(tried, len(MICRO_BATCHES) - 1)])]
+        child = start(command, log, start_new_session=True, env=environment(self.cfg, slot, side_by_side))
+        self.occupy(slot, part, Running(None, child, time.perf_counter()))
+
+    def occupy(self, slot: int, part: Part, running: Running) -> None:
+        self.processes[what_of(part)] += bool(part.labels)
+        self.busy.append(Busy(slot, part, running))
 
     def collect(self, stopping: bool) -> None:
         """Note what has ended; while `stopping`, what ended badly has not failed."""
@@ -170,9 +177,12 @@ class BranchStudy:
         name = part.name
         if part.labels:
             label = next(label for label, path in zip(part.labels, part.markers, strict=True) if not path.exists())
-            name = f"{part.name.rpartition('_')[0]}/{label}"
-        self.attempts[name] += 1
+            name = f"{what_of(part)}/{label}"
         self.said[name] = what
+        if "out of memory" in what and self.too_large[what_of(part)] < len(MICRO_BATCHES) - 1:
+            self.too_large[what_of(part)] += 1
+            return
+        self.attempts[name] += 1
         if self.failed(name):
             logger.error(f"{name} is left out: {what}")
 
@@ -216,6 +226,11 @@ class BranchStudy:
         if any(job.part.name == part.name for job in self.busy):
             return "running"
         return "failed" if self.failed(part.name) else "waiting"
+
+
+def what_of(part: Part) -> str:
+    """The point of a process of branches, else the part's own name."""
+    return part.name.rpartition("_")[0] if part.labels else part.name
 
 
 def environment(cfg: BranchStudyConfig, slot: int, side_by_side: bool) -> dict[str, str]:

@@ -22,7 +22,7 @@ from config import PRESETS, Config, ModelConfig, Preset, check, parse
 from lib.errors import UserError
 from record.takeoff import RULES, file_of
 from tools.branch_study.studies import STUDIES
-from tools.sweep.task import flag, flag_name, model_flags, module, script
+from tools.sweep.task import flag, flag_name, model_flags, module, script, share_of
 
 OWN = ("preset", "model", "arm", "seed", "label", "out", "fresh", "artifacts", "stop_after", "schedule", "v_hack",
        "branch_from")  # fmt: skip
@@ -58,7 +58,8 @@ class BranchStudyConfig:
     gpus: int = 0
     """GPUs of this host to use; 0: none is assigned, and --jobs processes run side by side."""
     per_gpu: int = 1
-    """Processes a GPU. With several, --micro-batch 8 stands in for the search by free memory unless it is given."""
+    """Processes a GPU. With several, each gets its share of the memory (--memory-share) and, unless it is given,
+    --micro-batch 8 stands in for the search."""
     jobs: int = 1
     """Processes side by side without --gpus."""
     workers: int = 0
@@ -136,6 +137,8 @@ def settle(cfg: BranchStudyConfig) -> BranchStudyConfig:
         cfg.extra += ["--device", cfg.device]
     if cfg.per_gpu > 1 and flag(cfg.extra, "--micro-batch", "") == "":
         cfg.extra += ["--micro-batch", "8"]
+    if cfg.per_gpu > 1 and flag(cfg.extra, "--memory-share", "") == "":
+        cfg.extra += ["--memory-share", share_of(cfg.per_gpu)]
     check(parse(Config, [*shared(cfg), "--schedule", "constant", "--stop-after", stop_after(cfg), *cfg.extra]))
     return cfg
 

@@ -48,9 +48,9 @@ STUDIES: dict[str, NamedStudy] = {
         arms=("vanilla", "projected", "self-k16-update", "random-k16-update", "oracle-live-moment", "screen-oracle",
               "rebound-zscore", "random-v", "projected-update", "projected-moment", "oracle-v-moment",
               "shuffled-v-update", "rebound"),
-        rules=("early", "takeoff"),
-        seeds=tuple(range(12)),
+        rules=("takeoff",),
+        seeds=tuple(range(6)),
         steps=20,
-        parent=("--tripwires", "warn"),
+        parent=("--tripwires", "warn", "--eval-every", "1000"),
     ),
 }  # fmt: skip

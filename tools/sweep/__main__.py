@@ -13,6 +13,7 @@ fails does not stop the others; what depends on it is left out.
 """
 
 from __future__ import annotations
+import lib.interrupt  # noqa: F401 (on top)
 
 import shlex
 import sys
@@ -22,6 +23,7 @@ import tyro
 
 from lib.errors import UserError, run_main
 from lib.files import REPO
+from lib.recipes import RECIPES, as_recipe
 from tools.sweep.local import INTERRUPTING, run_local
 from tools.sweep.plan import plan
 from tools.sweep.pueue import pueue_script, submit_pueue
@@ -56,8 +58,15 @@ def main() -> int:
         submit_slurm(tasks, cfg.slurm)
     else:
         for task in tasks:
-            print(("# done: " if task.done else "") + shlex.join(task.command).replace(f"{REPO}/.venv/", ".venv/"))
+            print(("# done: " if task.done else "") + shlex.join(shown(task.command)))
     return 0
+
+
+def shown(command: list[str]) -> list[str]:
+    """A task's command as its recipe; elsewhere than in the repository, where a recipe would run, as it is."""
+    if Path.cwd() == REPO and command[1] in RECIPES:
+        return as_recipe(command[1], command[2:])
+    return [word.replace(f"{REPO}/.venv/", ".venv/") for word in command]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ the last checkpoint.
 """
 
 
-def start(command: list[str], log: Path, **options) -> subprocess.Popen:
+def start_logged(command: list[str], log: Path, **options) -> subprocess.Popen:
     """Start a command with its output appended to `log`; options are Popen's."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as f:
@@ -110,7 +110,7 @@ class LocalQueue:
         for name, task in list(self.waiting.items()):
             ready = self.done.issuperset(task.after) and len(self.running) < self.jobs
             if ready and not stop.received:
-                child = start(task.command, task.log, **self.options)
+                child = start_logged(task.command, task.log, **self.options)
                 self.running[name] = Running(task, child, time.perf_counter())
                 del self.waiting[name]
 

@@ -16,7 +16,7 @@ from config import PRESETS, Config, ModelConfig, check, parse
 from lib.errors import UserError
 from lib.files import read_json
 from tools.sweep.studies import BASELINE, STUDIES
-from tools.sweep.task import OWN_FLAGS, SweepConfig, Task, flag, flag_name, model_flags, module, script
+from tools.sweep.task import OWN_FLAGS, SweepConfig, Task, flag, flag_name, memory_share, model_flags, module, script
 
 
 def named_runs(cfg: SweepConfig) -> list[tuple[str, int]]:
@@ -81,7 +81,7 @@ def plan_preset(cfg: SweepConfig, preset: str, runs: list[tuple[str, int]]) -> l
         run = f"{arm}_s{seed}"
         task = Task(
             name=f"{preset}/{run}",
-            command=[*train, *flags[arm], "--seed", str(seed), *cfg.extra],
+            command=[*train, *flags[arm], "--seed", str(seed), *memory_share(cfg, preset), *cfg.extra],
             marker=Path("outputs") / preset / run / "summary.json",
             after=[f"{preset}/verify_{pairs[arm]}"],
             why=f"{why(arm)}; {preset} {arm} seed {seed}",

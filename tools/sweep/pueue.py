@@ -72,6 +72,10 @@ def submit_pueue(tasks: list[Task], groups: list[str]) -> None:
     for group in groups:
         if group not in have:
             pueue("group", "add", group, "--parallel", "1")
+        elif (beside := have[group]["parallel_tasks"]) > 1:
+            logger.warning(
+                f"group {group} runs {beside} at a time: on a GPU let each know, -- --memory-share {1 / beside:.3g}"
+            )
 
     # What is queued already keeps its number, which those after it wait for.
     queued = {label: number for label, (number, state) in pueue_tasks().items() if not state.startswith("Done")}

@@ -14,7 +14,7 @@ from loguru import logger
 
 from lib.errors import UserError
 from lib.files import REPO
-from tools.sweep.local import note_end, start
+from tools.sweep.local import note_end, start_logged
 from tools.sweep.task import Slurm, Task
 
 
@@ -32,7 +32,7 @@ class SlurmJob:
     def __call__(self) -> int:
         begun = time.perf_counter()
         ignore = lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # noqa: E731
-        self.child = start(self.command, Path(self.log), preexec_fn=ignore)
+        self.child = start_logged(self.command, Path(self.log), preexec_fn=ignore)
         self.wait()
         status = self.child.wait()
         last = note_end(Path(self.log), status, (time.perf_counter() - begun) / 60)

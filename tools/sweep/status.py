@@ -1,6 +1,9 @@
 """How far a sweep is, from its files and the queues: a row a run, what failed, the time left.
 
-state   done, running, stopped (no row for long, or a signal), failed, waiting, or the queue's own word
+On a terminal the table is that of `just watch`, once; piped, a TSV.
+
+state   done, running, evaluating (its next row is an evaluation's), stopped (no row for long, or a signal), failed,
+        waiting, or the queue's own word
 left    steps left x seconds a step: the run's last 20 steps, or the median of the sweep where it has none
 """
 
@@ -11,11 +14,13 @@ import re
 import shutil
 import signal
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loguru import logger
+from rich.console import Console
 
 from config import PRESETS
 from lib.errors import UserError
@@ -25,6 +30,7 @@ from report.runs import RUN_NAME
 from tools.sweep.pueue import pueue_tasks
 from tools.sweep.slurm import slurm_queue
 from tools.sweep.task import SweepConfig, Task, flag
+from tools.watched import Watched, draw, hours, is_held
 
 RATES = ("hack", "attempt", "pass")
 COLUMNS = ("state", "step", "of", *RATES, "left", "age", "run")
@@ -44,6 +50,11 @@ class Progress:
     state: str
     note: str = ""
     rates: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether a process works on it."""
+        return self.state in ("running", "evaluating")
 
     @property
     def left(self) -> int:
@@ -86,29 +97,18 @@ def progress(task: Task, default_steps: int, queue: dict[str, str]) -> Progress:
     elif len(rows):
         # An evaluation writes no row, and a long one takes as long as a few steps.
         found.state = "running" if found.age < max(300, 20 * found.seconds) else "stopped"
-    elif is_held(folder):
-        found.state = "running"
+    run = Watched(folder)
+    run.look()
+    if found.state in ("running", "waiting") and is_held(folder) and run.evaluating():
+        found.state = "evaluating"
 
     # The queue knows better.
     queued = queue.get(task.label) or queue.get(task.name.replace("/", "_")) or ""
     if queued.startswith("Done") and found.state != "done":
         found.state, found.note = "failed", queued
-    elif queued and found.state != "done":
+    elif queued and found.state not in ("done", "evaluating"):
         found.state, found.note = queued.lower(), ""
     return found
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process writes the run: it holds a lock, from before its first evaluation to its end.
-
-    The kernel's list is read, since to try the lock would be to take it from a run that is just beginning.
-    """
-    try:
-        inode = (folder / ".lock").stat().st_ino
-        locks = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return False
-    return any(line.split()[1] == "FLOCK" and line.split()[5].endswith(f":{inode}") for line in locks)
 
 
 def found_tasks(outputs: Path) -> list[Task]:
@@ -122,11 +122,6 @@ def last_end(log: Path) -> tuple[int, str]:
     lines = log.read_text(errors="replace").strip().splitlines()[-2:] if log.exists() else []
     ended = re.match(r"sweep: exit status (-?\d+)", lines[-1]) if lines else None
     return (int(ended.group(1)), lines[0].strip()) if ended else (0, "")
-
-
-def hours(seconds: float) -> str:
-    """h:mm, or - where it is not known."""
-    return "-" if math.isnan(seconds) else f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}"
 
 
 def queue_states() -> dict[str, str]:
@@ -160,6 +155,24 @@ def print_status(cfg: SweepConfig, tasks: list[Task]) -> None:
     known = [p.seconds for p in found if not math.isnan(p.seconds)]
     usual = statistics.median(known) if known else math.nan
     seconds_left = [p.left * (usual if math.isnan(p.seconds) else p.seconds) for p in found]
+    if sys.stdout.isatty():
+        draw_runs(found, seconds_left)
+    else:
+        print_runs(found, seconds_left)
+
+    # Their sums.
+    count = {state: sum(p.state == state for p in found) for state in ("done", "failed")}
+    active, left, wall = sum(p.active for p in found), sum(seconds_left), ""
+    if active:
+        wall = f", {hours(left / active)} at {active} side by side"
+    print(
+        f"{count['done']} of {len(found)} done, {active} running, {count['failed']} failed; "
+        f"about {hours(left)} of running time left{wall} (h:mm)"
+    )
+
+
+def print_runs(found: list[Progress], seconds_left: list[float]) -> None:
+    """A TSV row a run."""
     print("\t".join(COLUMNS))
     for p, left in zip(found, seconds_left, strict=True):
         rates = [p.rates.get(name, "-") for name in RATES]
@@ -167,12 +180,16 @@ def print_status(cfg: SweepConfig, tasks: list[Task]) -> None:
         cells = [p.state, p.step, p.steps, *rates, hours(left), age, p.task.name]
         print("\t".join(map(str, cells)) + (f"  {p.note}" if p.note else ""))
 
-    # Their sums.
-    count = {state: sum(p.state == state for p in found) for state in ("done", "running", "failed")}
-    left, wall = sum(seconds_left), ""
-    if count["running"]:
-        wall = f", {hours(left / count['running'])} at {count['running']} side by side"
-    print(
-        f"{count['done']} of {len(found)} done, {count['running']} running, {count['failed']} failed; "
-        f"about {hours(left)} of running time left{wall} (h:mm)"
-    )
+
+def draw_runs(found: list[Progress], seconds_left: list[float]) -> None:
+    """The table of `just watch`, and below it what went wrong."""
+    rows = []
+    for p, left in zip(found, seconds_left, strict=True):
+        run = Watched(p.task.marker.parent)
+        run.look()
+        rows.append(run.cells(p.task.name, p.state, p.steps, left))
+    console = Console()
+    console.print(draw(rows, console.width))
+    for p in found:
+        if p.note:
+            console.print(f"{p.task.name}: {p.note}", markup=False, highlight=False)

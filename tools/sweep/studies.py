@@ -26,5 +26,5 @@ STUDIES: dict[str, Study] = {
     "preregistered": Study({"vanilla": (0, 1, 2), "projected": (0, 1, 2), "projected-nomag": (0,),
                             "rebound": (0, 1, 2)}, h4_gate=True),
     "controls": Study(dict.fromkeys(
-        ["rebound-zscore", "random-v", "shuffled-v", "reversed", "no-loophole"], (0, 1, 2))),
+        ["rebound-zscore", "random-v", "shuffled-v", "reversed", "no-loophole", "projected-far-pairs"], (0, 1, 2))),
 }  # fmt: skip

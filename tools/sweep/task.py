@@ -7,7 +7,9 @@ is outputs/<preset>/logs/<what>.log; its label in a queue is "why: ...; resolve:
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -67,7 +69,7 @@ class SweepConfig:
     gate: bool | None = None
     """Whether a failed held-out check stops the runs of its pairs; None: yes, but in preset tiny, which studies it."""
     jobs: int = 2
-    """Runs side by side (local)."""
+    """Runs side by side (local); on a GPU each is told to plan for its share of it (--memory-share)."""
     groups: list[str] = field(default_factory=lambda: ["default"])
     """pueue groups, one a GPU: the number that a name ends in becomes CUDA_VISIBLE_DEVICES. Missing ones are made."""
     slurm: Slurm = field(default_factory=Slurm)
@@ -130,6 +132,24 @@ def flag(words: list[str], name: str, default: str) -> str:
         if words[i].startswith(f"{name}="):
             return words[i].partition("=")[2]
     return default
+
+
+def memory_share(cfg: SweepConfig, preset: str) -> list[str]:
+    """The flag by which runs of the sweep that share a GPU do not each plan for all of it; [] where each has its own.
+
+    Side by side on a GPU are the --jobs of --submit local, and the groups of --submit pueue that end in one number.
+    """
+    if preset == "tiny" or flag(cfg.extra, "--memory-share", ""):
+        return []
+    beside = cfg.jobs if cfg.submit == "local" else 1
+    if cfg.submit == "pueue":
+        beside = max(Counter(gpu.group() if (gpu := re.search(r"\d+$", g)) else "" for g in cfg.groups).values())
+    return ["--memory-share", share_of(beside)] if beside > 1 else []
+
+
+def share_of(processes: int) -> str:
+    """The share of a GPU that each of so many may plan for, rounded down."""
+    return f"{1000 // processes / 1000:g}"
 
 
 def flag_name(word: str) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pyte
 
@@ -18,7 +19,9 @@ import pyte
 class Terminal:
     """`command` in a window of `columns` x `lines` characters, with `history` lines of scroll-back."""
 
-    def __init__(self, command: list[str], columns: int, lines: int = 40, history: int = 2000, **env: str):
+    def __init__(
+        self, command: list, columns: int, lines: int = 40, history: int = 2000, cwd: Path | None = None, **env: str
+    ):
         self.screen = pyte.HistoryScreen(columns, lines, history=history, ratio=1.0)
         self.feed = pyte.ByteStream(self.screen)
         self.raw = b""
@@ -36,6 +39,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             preexec_fn=take_terminal,
+            cwd=cwd,
             env={**environment, "TERM": "xterm-256color", **env},
         )
         os.close(slave)
