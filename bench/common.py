@@ -16,21 +16,33 @@ from types import SimpleNamespace
 
 import torch
 import transformers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from antipasto import Adapter, targets, wrap_linear
 from config import Config
 from grpo import group_advantages
 from lib import shapes
-from lib.shapes import Shape
+from lib.shapes import DeltaNet, Shape
 from project import project_grads
 from rollouts import Batch, Run
 from train import backward
 
-CLASSES = {"qwen2": (Qwen2ForCausalLM, Qwen2Config), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}
+CLASSES = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "qwen3_5_text": (Qwen3_5ForCausalLM, Qwen3_5TextConfig),
+}
 SHAPES = {
     **{name: shapes.SHAPES[hub] for name, hub in shapes.BENCH_NAMES.items()},
     "tiny": Shape("qwen3", 128, 4, 4, 2, 32, 320, 2048, 2048),
+    "tiny-hybrid": Shape("qwen3_5_text", 128, 4, 4, 2, 32, 320, 2048, 2048, DeltaNet(2, 4, 32, 32)),
 }
 
 

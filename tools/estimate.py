@@ -50,10 +50,15 @@ class EstimateConfig(Config):
     """Mean prompt tokens."""
 
 
+def cache(shape: Shape, rows: int, tokens: float) -> float:
+    """Bytes of `rows` rows of `tokens`: keys and values, and the states of gated delta nets."""
+    return rows * (tokens * shape.kv_bytes() + shape.state_bytes())
+
+
 def held(shape: Shape, rows: int, tokens: int) -> float:
     """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
     embedding = shape.vocab * shape.d
-    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + rows * tokens * shape.kv_bytes()
+    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + cache(shape, rows, tokens)
 
 
 def logit_bytes(shape: Shape) -> float:
@@ -62,8 +67,9 @@ def logit_bytes(shape: Shape) -> float:
 
 
 def decode_bytes(shape: Shape, rows: int, tokens: float) -> float:
-    """Bytes that a decode step reads: W and D, the head, the cache at `tokens` a row."""
-    return 3 * shape.weights() + 2 * shape.vocab * shape.d + rows * tokens * shape.kv_bytes()
+    """Bytes that a decode step moves: W and D, the head, the cache at `tokens` a row, states written back."""
+    written = rows * shape.state_bytes()
+    return 3 * shape.weights() + 2 * shape.vocab * shape.d + cache(shape, rows, tokens) + written
 
 
 @dataclass
@@ -82,7 +88,7 @@ class Estimate:
 
 
 def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
-    """(comment line, rows) of the last run of `model` in a bench TSV, else of the last run of any.
+    """(comment line, rows) of the last run of `model` in a bench TSV, else of the model nearest to it in size.
 
     Raises UserError where the file is missing.
     """
@@ -91,9 +97,12 @@ def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
             f"{path} does not exist: run bench/step.py --out {path} on the GPU to be rented, or pass "
             "--run with the directory of a short run"
         )
-    runs = read_blocks(path)
-    same = [(comment, rows) for comment, rows in runs if (rows["model"].map(BENCH_NAMES.get) == model).any()]
-    return (same or runs)[-1]
+
+    def distance(run: tuple[str, pd.DataFrame]) -> float:
+        known = [SHAPES[BENCH_NAMES[name]].weights() for name in run[1]["model"] if name in BENCH_NAMES]
+        return min((abs(math.log(w / SHAPES[model].weights())) for w in known), default=math.inf)
+
+    return min(reversed(read_blocks(path)), key=distance)
 
 
 def measured_parts(cfg: EstimateConfig) -> tuple[str, dict[str, pd.Series]]:
