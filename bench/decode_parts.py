@@ -5,7 +5,6 @@ bench/decode.py's rows `parts`, `parts_D` and `tune`, with its model, prompts an
 
 from __future__ import annotations
 
-import math
 from itertools import product
 
 import torch
@@ -131,7 +130,7 @@ class StepParts:
         out = torch.empty(n, len(weights[0]), device=device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
         self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS[part]):
+        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS.get(part, (1, 2, 4))):
             config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
             both = list(zip(weights, delta, strict=True))
             self.try_time(
