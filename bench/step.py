@@ -231,9 +231,8 @@ class Bench:
         self.sampler.force(lengths)
         for seed in (0, 1000, 2000):
             stream = GradingStream(grader.start(), texts.__getitem__, problems, names)
-            start = sync(self.device.type)
-            told = lambda ended, stream=stream: stream.ended([(row, row) for row, _ in ended])  # noqa: E731
-            self.sampler.sample(self.rows, range(seed, seed + len(rows)), new, told)
+            seeds, start = range(seed, seed + len(rows)), sync(self.device.type)
+            self.sampler.sample(self.rows, seeds, new, lambda new, to=stream: to.ended([(row, row) for row, _ in new]))
             middle = sync(self.device.type)
             stream.finish(rows)
             self.seconds |= {"rollout": middle - start, "grade": time.perf_counter() - middle}
