@@ -320,8 +320,6 @@ def load_model(cfg: ModelConfig, device: torch.device) -> tuple[nn.Module, objec
     """(model, tokenizer, adapter) of a configuration: loaded, wrapped, on `device`, in eval mode."""
     attention = models.pick_attention(cfg.dtype, device)
     model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype, attention)
-    if device.type == "cuda" and (missing := models.missing_kernels(model.config)):
-        logger.info(missing)
     cache = Path(cfg.svd_cache) / models.model_slug(cfg.model, cfg.revision, cfg.dtype)
     adapter = wrap(model, cache, device)
     fuse(model)

@@ -45,12 +45,10 @@ class Projection:
         return bool(torch.isfinite(self.norm).all())
 
     def row(self) -> dict[str, float]:
-        """Columns of steps.tsv: share of modules with c > 0, mean |g|; mean and std of c and mean cos_update over
-        modules whose r is not so small that chance alone gives large cosines (lib/chance.py)."""
+        """Columns of steps.tsv; mean and std of c and mean cos_update leave out modules of small r (lib/chance.py)."""
         row, kept = {"gnorm": self.norm.mean().item()}, counted(self.ranks)
         if not self.cos.isnan().any():
-            row["cos"] = self.cos[kept].mean().item()
-            row["cos_sd"] = self.cos[kept].std(correction=0).item()
+            row |= {"cos": self.cos[kept].mean().item(), "cos_sd": self.cos[kept].std(correction=0).item()}
             row["fired"] = (self.cos > 0).float().mean().item()
         if not self.cos_update.isnan().any():
             row["cos_up"] = self.cos_update[kept].mean().item()

@@ -9,6 +9,9 @@ flash-linear-attention is installed and the tensors are on a GPU its kernels run
 from __future__ import annotations
 
 import functools
+import re
+import sys
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +48,45 @@ def unit(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def chunk_rule(device: torch.device):
-    """flash-linear-attention's rule where it is installed and `device` is a GPU, else torch_chunk_rule.
+def backward_refused(device: torch.device) -> str | None:
+    """Why flash-linear-attention will not run backward on `device`: it raises there, as Triton would compile it wrongly
+    (its chunk_o.py, issue 640). None where it does, or is not installed."""
+    if device.type != "cuda" or find_spec("fla") is None or torch.cuda.get_device_capability(device)[0] != 9:
+        return None
+    import triton
+
+    version = tuple(int(n) for n in re.findall(r"\d+", triton.__version__)[:3])
+    if not (3, 4, 0) <= version < (3, 7, 1):
+        return None
+    return f"flash-linear-attention has no backward pass on Hopper GPUs with Triton {triton.__version__} (3.7.1 has)"
+
+
+def replace_refused_rule(model: nn.Module) -> None:
+    """Where flash-linear-attention does not run backward, have transformers' own layers run `torch_chunk_rule`."""
+    nets = [layer.linear_attn for layer in model.model.layers if hasattr(layer, "linear_attn")]
+    if nets and (reason := backward_refused(nets[0].conv1d.weight.device)):
+        logger.warning(f"gated delta nets train in plain torch, slower: {reason}")
+        take_torch_rule(nets[0])
+
+
+def take_torch_rule(net: nn.Module) -> None:
+    """Have every gated delta net of the class of `net` run `torch_chunk_rule` over whole rows."""
+
+    def rule(query, key, value, g, beta, initial_state=None, output_final_state=False, **kwargs):
+        out, state = torch_chunk_rule(query, key, value, g, beta, initial_state)
+        return out.to(query.dtype), state if output_final_state else None
+
+    sys.modules[type(net).__module__].torch_chunk_gated_delta_rule = rule
+
+
+@functools.cache
+def chunk_rule(device: torch.device, training: bool = False):
+    """flash-linear-attention's rule where it is installed and `device` is a GPU, else torch_chunk_rule; training: where
+    it runs backward too.
 
     The former also takes `ends`, cumulated lengths [p + 1] int64 of rows that lie one after the other in q [1, L, ...].
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or (training and backward_refused(device)):
         return torch_chunk_rule
     try:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule

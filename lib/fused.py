@@ -11,7 +11,11 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
+
+from lib.delta_rule import replace_refused_rule
+from lib.models import missing_kernels
 
 HALF = (torch.bfloat16, torch.float16)
 NORMS = ("Qwen2RMSNorm", "Qwen3RMSNorm", "LlamaRMSNorm", "Qwen3_5RMSNorm")
@@ -37,6 +41,10 @@ def _kernels(device: torch.device):
 def fuse(model: nn.Module) -> None:
     """Have norms and MLPs of Qwen and Llama models on a GPU in half precision run as above; else nothing."""
     weight = model.get_input_embeddings().weight
+    if weight.is_cuda and (missing := missing_kernels(model.config)):
+        logger.info(missing)
+    if weight.is_cuda:
+        replace_refused_rule(model)
     if not (weight.is_cuda and weight.dtype in HALF):
         return
     gated = training_kernels(weight)

@@ -37,7 +37,7 @@ def shared_delta_net(net: nn.Module, x: Tensor, layout) -> Tensor:
     z, b, a = net.in_proj_z(x), net.in_proj_b(x), net.in_proj_a(x)
     beta, g = gates(net, b, a)
     parts = (*heads(net, convolve(net.in_proj_qkv(x), net.conv1d.weight, layout)), g, beta)
-    rule = chunk_rule(x.device)
+    rule = chunk_rule(x.device, training=True)
     out = _padded(parts, layout) if rule is torch_chunk_rule else _ragged(rule, parts, layout)
     out = net.norm(out.to(x.dtype).flatten(0, 1), z.unflatten(-1, (-1, net.head_v_dim)).flatten(0, 1))
     return net.out_proj(out.view(len(x), -1))

@@ -129,7 +129,7 @@ def delta_step(
     dt_bias: Tensor,
     out_norm: nn.Module,
     key_heads: int,
-    num_warps: int = 8,
+    num_warps: int = 4,
 ) -> Tensor:
     """mixed [B, C], y as above, state [>= B, Hv, Dk, Dv] fp32 in place -> W_out's input [B, Hv Dv]."""
     n, (_, heads, DK, DV) = len(mixed), state.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 import antipasto
-from lib.delta_rule import torch_chunk_rule
+from lib.delta_rule import take_torch_rule, torch_chunk_rule
 from sampling.delta_net import recurrent_step
 from sampling.sampler import Sampler
 
@@ -213,3 +214,23 @@ def test_a_row_may_be_cut_anywhere_and_go_on_by_steps():
     got = torch.cat([first, second, torch.stack(steps, 1)], 1)
     torch.testing.assert_close(got.double(), want, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(state.double(), end, atol=2e-5, rtol=1e-4)
+
+
+def test_transformers_trains_through_the_torch_rule_where_it_is_put_in(adapted, monkeypatch):
+    """Logits and gradients of delta_S are those of transformers' own rule."""
+    model, adapter = adapted
+    ids = torch.tensor(prompts((70,)))
+
+    def measured():
+        model.zero_grad()
+        logits = model(ids).logits
+        logits.square().mean().backward()
+        return logits.detach(), torch.cat(list(adapter.grads().values()))
+
+    want = measured()
+    net = model.model.layers[0].linear_attn
+    module = sys.modules[type(net).__module__]
+    monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", None)  # put back at the end
+    take_torch_rule(net)
+    for got, expected in zip(measured(), want, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
