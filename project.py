@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from arms import Side
+from lib.chance import counted
 
 # Below this share of |g| the residual is rounding noise, and rescaling it to |g| would step in a random direction.
 RESIDUAL_FLOOR = 1e-6
@@ -36,20 +37,21 @@ class Projection:
     """|g| before projection."""
     cos_update: Tensor
     """Cosine of minus the applied update with the first direction, once that is known: > 0 is hack-ward."""
+    ranks: list[int]
+    """r of each module."""
 
     def finite(self) -> bool:
         """Whether every gradient is finite; where one is not, nothing was projected and nothing may be applied."""
         return bool(torch.isfinite(self.norm).all())
 
     def row(self) -> dict[str, float]:
-        """Columns of steps.tsv: mean and std of c over modules, share with c > 0, mean |g|, mean cos_update."""
-        row = {"gnorm": self.norm.mean().item()}
+        """Columns of steps.tsv; mean and std of c and mean cos_update leave out modules of small r (lib/chance.py)."""
+        row, kept = {"gnorm": self.norm.mean().item()}, counted(self.ranks)
         if not self.cos.isnan().any():
-            row["cos"] = self.cos.mean().item()
-            row["cos_sd"] = self.cos.std(correction=0).item()
+            row |= {"cos": self.cos[kept].mean().item(), "cos_sd": self.cos[kept].std(correction=0).item()}
             row["fired"] = (self.cos > 0).float().mean().item()
         if not self.cos_update.isnan().any():
-            row["cos_up"] = self.cos_update.mean().item()
+            row["cos_up"] = self.cos_update[kept].mean().item()
         return row
 
 
@@ -79,9 +81,9 @@ def project_grads(
     that v_hack lacks, and ValueError naming one whose length differs.
     """
     norms = torch.stack([g.norm() for g in grads.values()]).float().cpu()
-    unknown = torch.full_like(norms, math.nan)
+    unknown, ranks = torch.full_like(norms, math.nan), [g.numel() for g in grads.values()]
     if v_hack is None or not torch.isfinite(norms).all():
-        return Projection(unknown, norms, unknown.clone())
+        return Projection(unknown, norms, unknown.clone(), ranks)
     cos = []
     for name, g in grads.items():
         if name not in v_hack:
@@ -94,7 +96,7 @@ def project_grads(
         if side != "none":
             g.copy_(out)
         cos.append(c)
-    return Projection(torch.stack(cos).float().cpu(), norms, unknown)
+    return Projection(torch.stack(cos).float().cpu(), norms, unknown, ranks)
 
 
 @torch.no_grad()

@@ -67,13 +67,13 @@ class HeldOutCosines:
         return HeldOutTable(cos=self.cos.numpy(), null=self.null.numpy(), r=np.array(self.r))
 
     def summary(self) -> dict[str, float]:
-        """Mean, median, fraction positive, p of one mode, and the null's mean |cos| beside its expectation."""
+        """Mean, median, p of one mode (r not small: lib/chance.py), fraction positive, the null's |cos|, its chance."""
         return {
             "modules": len(self.names),
-            "mean": self.cos.mean().item(),
-            "median": self.cos.quantile(0.5).item(),  # .median() is the lower of the two middle ones
+            "mean": self.table().mean,
+            "median": self.table().median,
             "fraction_positive": (self.cos > 0).float().mean().item(),
-            "one_mode_p": unimodality_p(self.cos.numpy()),
+            "one_mode_p": unimodality_p(self.table().counted),
             "null_mean": self.null.mean().item(),
             "null_mean_abs": self.null.abs().mean().item(),
             "null_expected_abs": sum(map(null_abs_cos, self.r)) / len(self.r),

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,21 +14,33 @@ from types import SimpleNamespace
 
 import torch
 import transformers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from antipasto import Adapter, targets, wrap_linear
 from config import Config
 from grpo import group_advantages
 from lib import shapes
-from lib.shapes import Shape
+from lib.shapes import DeltaNet, Shape
 from project import project_grads
 from rollouts import Batch, Run
 from train import backward
 
-CLASSES = {"qwen2": (Qwen2ForCausalLM, Qwen2Config), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}
+CLASSES = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "qwen3_5_text": (Qwen3_5ForCausalLM, Qwen3_5TextConfig),
+}
 SHAPES = {
     **{name: shapes.SHAPES[hub] for name, hub in shapes.BENCH_NAMES.items()},
     "tiny": Shape("qwen3", 128, 4, 4, 2, 32, 320, 2048, 2048),
+    "tiny-hybrid": Shape("qwen3_5_text", 128, 4, 4, 2, 32, 320, 2048, 2048, DeltaNet(2, 4, 32, 32)),
 }
 
 
@@ -189,24 +199,9 @@ def pick_rows(p: argparse.ArgumentParser, rows: str, known: list[str]) -> list[s
     return names
 
 
-def keep_tuned(path: Path, key: tuple[int, int, int], config: dict) -> None:
-    """Add (rows, N, K) -> config of the decode step's product to the JSON list `path`."""
-    known = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*known, [list(key), config]], indent=0))
-
-
 def pick_device(args: argparse.Namespace, **tiny) -> str:
-    """cuda, or cpu without a GPU or with --tiny: then on one thread, with the sizes in `tiny` put into args.
-
-    On a GPU the decode step's products take the sizes of the file LINEAR_TUNED (bench.decode, row tune), if it names
-    one that exists.
-    """
+    """cuda, or cpu without a GPU or with --tiny: then on one thread, with the sizes in `tiny` put into args."""
     if torch.cuda.is_available() and not args.tiny:
-        tuned = Path(os.environ.get("LINEAR_TUNED", ""))
-        if tuned.is_file():
-            from sampling import kernels_mlp
-
-            kernels_mlp.TUNED |= {tuple(key): config for key, config in json.loads(tuned.read_text())}
         return "cuda"
     torch.set_num_threads(1)
     vars(args).update(tiny)

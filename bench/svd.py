@@ -10,8 +10,6 @@ orthonormal: the largest entry of |U^T U - I| and |Vh Vh^T - I|.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 
 from bench.common import SHAPES, Report, parser, pick_device, sync
@@ -19,12 +17,6 @@ from lib.svd import svd_gram
 
 COLUMNS = ["model", "route", "shape", "count", "s", "model_s", "error", "orthonormal"]
 ROUTES = {"gram": svd_gram, "direct": lambda w: torch.linalg.svd(w.float(), full_matrices=False)}
-
-
-def shapes(name: str) -> Counter:
-    """{(d_out, d_in): how many} of the Linears that the adapter wraps."""
-    shape = SHAPES[name]
-    return Counter(shape.linears() * shape.layers)
 
 
 def errors(W: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:
@@ -52,12 +44,12 @@ def main() -> None:
     for name in args.models.split(","):
         for route in ROUTES:
             total = 0.0
-            for shape, count in shapes(name).items():
+            for shape, count in SHAPES[name].linears().items():
                 s, error, off = timed(route, shape, device)
                 total += s * count
                 size = "x".join(map(str, shape))
                 emit(f"{name}\t{route}\t{size}\t{count}\t{s:.3f}\t{s * count:.1f}\t{error:.1e}\t{off:.1e}")
-            emit(f"{name}\t{route}\tall\t{sum(shapes(name).values())}\t\t{total:.1f}\t\t")
+            emit(f"{name}\t{route}\tall\t{sum(SHAPES[name].linears().values())}\t\t{total:.1f}\t\t")
 
 
 if __name__ == "__main__":

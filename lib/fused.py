@@ -11,11 +11,15 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
 
+from lib.delta_rule import replace_refused_rule
+from lib.models import missing_kernels
+
 HALF = (torch.bfloat16, torch.float16)
-NORMS = ("Qwen2RMSNorm", "Qwen3RMSNorm", "LlamaRMSNorm")
-MLPS = ("Qwen2MLP", "Qwen3MLP", "LlamaMLP")
+NORMS = ("Qwen2RMSNorm", "Qwen3RMSNorm", "LlamaRMSNorm", "Qwen3_5RMSNorm")
+MLPS = ("Qwen2MLP", "Qwen3MLP", "LlamaMLP", "Qwen3_5MLP")
 
 
 def training_kernels(x: Tensor):
@@ -35,8 +39,12 @@ def _kernels(device: torch.device):
 
 
 def fuse(model: nn.Module) -> None:
-    """Have norms and MLPs of Qwen2, Qwen3 and Llama models on a GPU in half precision run as above; else nothing."""
+    """Have norms and MLPs of Qwen and Llama models on a GPU in half precision run as above; else nothing."""
     weight = model.get_input_embeddings().weight
+    if weight.is_cuda and (missing := missing_kernels(model.config)):
+        logger.info(missing)
+    if weight.is_cuda:
+        replace_refused_rule(model)
     if not (weight.is_cuda and weight.dtype in HALF):
         return
     gated = training_kernels(weight)
@@ -49,6 +57,8 @@ def fuse(model: nn.Module) -> None:
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+    if not hasattr(norm, "variance_epsilon"):  # Qwen3.5's keeps weight - 1, and is fp32 up to the end
+        return F.rms_norm(x.float(), (x.shape[-1],), norm.weight.float() + 1, norm.eps).to(x.dtype)
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 

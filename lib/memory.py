@@ -18,7 +18,7 @@ import torch
 from loguru import logger
 
 from lib.errors import UserError
-from lib.shapes import kv_bytes
+from lib.shapes import DeltaNet, kv_bytes, state_bytes
 
 # Share of the GPU that stays free.
 SPARE = 0.1
@@ -76,19 +76,41 @@ def logprob_chunk(vocab: int, device: torch.device, share: float = 1.0) -> int:
 def decode_rows(
     config, tokens: int, at_least: int, device: torch.device, dtype: torch.dtype, share: float = 1.0
 ) -> int | None:
-    """Rows of `tokens` decoded together: keys and values in a fifth of the free memory, but at_least; None on a CPU.
+    """Rows of `tokens` decoded together: their cache in a fifth of the free memory, but at_least; None on a CPU.
 
     config: the model's. Training decodes its P G rows at once; an evaluation has more and may take several turns.
     """
     if device.type != "cuda":
         return None
-    return max(at_least, free_memory(device, share) // 5 // (cache_bytes(config, dtype) * tokens))
+    a_row = tokens * cache_bytes(config, dtype) + row_bytes(config, dtype)
+    return max(at_least, free_memory(device, share) // 5 // a_row)
+
+
+def layers_of(config, kind: str) -> int:
+    """Layers of a kind that transformers names: full_attention, linear_attention."""
+    kinds = getattr(config, "layer_types", None)
+    return kinds.count(kind) if kinds else config.num_hidden_layers * (kind == "full_attention")
 
 
 def cache_bytes(config, dtype: torch.dtype) -> int:
     """Bytes of keys and values a token; config: the transformers model's."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return kv_bytes(config.num_hidden_layers, config.num_key_value_heads, head_dim, dtype.itemsize)
+    layers = config.num_hidden_layers - layers_of(config, "linear_attention")
+    return kv_bytes(layers, config.num_key_value_heads, head_dim, dtype.itemsize)
+
+
+def row_bytes(config, dtype: torch.dtype) -> int:
+    """Bytes of the cache a row of any length: the states of gated delta nets, 0 without them."""
+    if not (layers := layers_of(config, "linear_attention")):
+        return 0
+    net = DeltaNet(
+        config.linear_num_key_heads,
+        config.linear_num_value_heads,
+        config.linear_key_head_dim,
+        config.linear_value_head_dim,
+        config.linear_conv_kernel_dim,
+    )
+    return state_bytes(layers, net, dtype.itemsize)
 
 
 def fit_micro_batch(

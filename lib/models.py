@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -98,6 +99,21 @@ def load(name: str, revision: str | None, dtype: str, attention: str = "sdpa"):
         tokenizer.pad_token = tokenizer.eos_token
     logger.info(f"attention: {attention}")
     return model.eval(), tokenizer
+
+
+# Kernels of Qwen3.5's gated delta nets by module: the package, and what its lack costs on a GPU. Decoding has its own.
+DELTA_KERNELS = {
+    "fla": ("flash-linear-attention", "prompts and training run their recurrence in plain torch"),
+    "causal_conv1d": ("causal-conv1d", "training rows that do not share a prompt run their convolution in plain torch"),
+}
+
+
+def missing_kernels(config) -> str | None:
+    """What a model with gated delta nets would run faster with on a GPU, in one line; None where nothing is missing."""
+    if "linear_attention" not in (getattr(config, "layer_types", None) or ()):
+        return None
+    missing = [f"{name} ({cost})" for module, (name, cost) in DELTA_KERNELS.items() if find_spec(module) is None]
+    return f"gated delta nets without {', without '.join(missing)}" if missing else None
 
 
 def hub_answers(seconds: float = 3.0) -> bool:

@@ -27,9 +27,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lib.fused import HALF, training_kernels
+from lib.shared_delta import take_layouts
 
-# Architectures whose attention is transformers' function in every layer, of (query, key, value) alone.
-FAMILIES = ("qwen2", "qwen3", "llama")
+# Architectures whose attention is transformers' function of (query, key, value) alone; Qwen3.5's gated delta nets carry
+# a state in the place of keys: lib/shared_delta.py.
+FAMILIES = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 NAME = "shared_prefix"
 
 
@@ -38,7 +40,8 @@ def unshareable(model: nn.Module) -> str | None:
     config = model.config
     if config.model_type not in FAMILIES:
         return f"{config.model_type} is not one of {', '.join(FAMILIES)}"
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+    known = {"full_attention", "linear_attention"} if config.model_type == "qwen3_5_text" else {"full_attention"}
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) - known:
         return "some layers are not full attention"
     if getattr(config, "attention_dropout", 0):
         return "its attention has dropout"
@@ -73,6 +76,9 @@ def enable(model: nn.Module) -> None:
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[before])
     model.config._attn_implementation = name
+    for layer in model.model.layers:
+        if hasattr(layer, "linear_attn"):
+            take_layouts(layer.linear_attn)
 
 
 class Layout:
@@ -85,6 +91,7 @@ class Layout:
         self.device = torch.device(device)
         # Tokens of all prompts: the completions begin here.
         self.start = sum(self.prompts)
+        self._sources: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def inputs(self, positions: Tensor) -> dict:
         """Arguments of the model's forward beside the ids; positions [L] int64."""
@@ -116,6 +123,46 @@ class Layout:
         """The prompts as segments."""
         return self._segments(self.prompts)
 
+    @functools.cached_property
+    def rows(self) -> tuple[Tensor, int]:
+        """Every completion as a segment of its own, counted from where they begin."""
+        return self._segments([n for lengths in self.completions for n in lengths])
+
+    @functools.cached_property
+    def prompt_of_row(self) -> Tensor:
+        """[B] int64, in the order of the sequence."""
+        counts = torch.tensor([len(lengths) for lengths in self.completions])
+        return torch.arange(len(counts)).repeat_interleave(counts).to(self.device)
+
+    def sources(self, K: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a causal convolution of K taps reads, made once: (positions [L, K] int32, tap K - 1 the token itself, L
+        where that is before the prompt; token, tap and position [m] int64 of what completions read of their prompt)."""
+        if K not in self._sources:
+            self._sources[K] = self._sources_of(K)
+        return self._sources[K]
+
+    def _sources_of(self, K: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        prompts, counts = torch.tensor(self.prompts), torch.tensor([len(part) for part in self.completions])
+        lengths = torch.cat([prompts, torch.tensor([n for part in self.completions for n in part])])
+        firsts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        t = torch.arange(len(firsts))
+
+        # Of each token: where its prompt ends and how long that is, nothing for the prompts' own.
+        nothing = torch.zeros_like(prompts)
+        end, size = (
+            torch.cat([nothing, of.repeat_interleave(counts)]).repeat_interleave(lengths)
+            for of in (prompts.cumsum(0), prompts)
+        )
+
+        # Within the row, else as far back in the prompt.
+        lag = torch.arange(K - 1, -1, -1)
+        back = lag - (t - firsts)[:, None]
+        in_prompt = (back > 0) & (back <= size[:, None])
+        source = torch.where(back <= 0, t[:, None] - lag, torch.where(in_prompt, end[:, None] - back, len(t)))
+        token, tap = in_prompt.nonzero().T
+        carried = (token, tap, source[token, tap])
+        return source.int().to(self.device), tuple(x.to(self.device) for x in carried)
+
     def _segments(self, lengths: list[int]) -> tuple[Tensor, int]:
         ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
         # An upper bound will do, and at 1 the kernel would take a layout of its own.
@@ -124,27 +171,33 @@ class Layout:
     # --- padded rows, for everything else
 
     @functools.cached_property
-    def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Positions of prompts [n, P] and completions [B, T], each row's prompt [B], what it sees [B, 1, T, P + T],
-        and for each position its place among the padded ones [L]."""
+    def padded(self) -> tuple[Tensor, ...]:
+        """Positions of prompts [n, P] and completions [B, T], where those are real, each row's prompt [B], and for each
+        position its place among the padded ones [L]."""
         lengths = torch.tensor([n for part in self.completions for n in part])
         prompts = torch.tensor(self.prompts)
-        group = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(part) for part in self.completions]))
-        P, T = int(prompts.max()), int(lengths.max())
-        slot, step = torch.arange(P), torch.arange(T)
+        slot, step = torch.arange(int(prompts.max())), torch.arange(int(lengths.max()))
 
         # Padding repeats a row's first token, which is never seen and whose output is dropped.
         in_prompt, in_row = slot < prompts[:, None], step < lengths[:, None]
         prompt_at = (prompts.cumsum(0) - prompts)[:, None] + slot * in_prompt
         row_at = (self.start + lengths.cumsum(0) - lengths)[:, None] + step * in_row
-        sees_prompt = in_prompt[group][:, None, None].expand(-1, -1, T, -1)
-        sees_row = (step[:, None] >= step).expand(len(lengths), 1, T, T)
         place = torch.cat([in_prompt.flatten(), in_row.flatten()]).nonzero()[:, 0]
-        found = (prompt_at, row_at, group, torch.cat([sees_prompt, sees_row], -1), place)
+        found = (prompt_at, row_at, in_prompt, in_row, place)
         return tuple(t.to(self.device) for t in found)
 
+    @functools.cached_property
+    def sees(self) -> Tensor:
+        """What each padded completion sees, [B, 1, T, P + T] bool."""
+        _, row_at, in_prompt, _, _ = self.padded
+        B, T = row_at.shape
+        step = torch.arange(T, device=self.device)
+        sees_prompt = in_prompt[self.prompt_of_row][:, None, None].expand(-1, -1, T, -1)
+        return torch.cat([sees_prompt, (step[:, None] >= step).expand(B, 1, T, T)], -1)
+
     def _attend_gathered(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        prompt_at, row_at, group, sees, place = self._rows
+        prompt_at, row_at, _, _, place = self.padded
+        group, sees = self.prompt_of_row, self.sees
         gqa = {"enable_gqa": True} if len(q) != len(k) else {}
 
         # Prompts: plainly causal, padded on the right.

@@ -62,7 +62,9 @@ STEP_COLUMNS = [
     Column("kl", ".1e", "mean k3 to the initial policy per token of the groups not skipped (nan when --beta 0)"),
     Column("gnorm", ".1e", "mean over modules of |grad delta_S| before projection"),
     Column(
-        "cos", ".4f", "mean over modules of c = g.v/|g| before projection; SHOULD be > 0 if hacking is being learnt"
+        "cos",
+        ".4f",
+        "mean over modules (r >= 32) of c = g.v/|g| before projection; SHOULD be > 0 if hacking is being learnt",
     ),
     Column("cos_sd", ".3f", "its standard deviation over modules"),
     Column("fired", ".3f", "share of modules with c > 0"),

@@ -11,7 +11,18 @@ import torch
 
 from lib.files import REPO
 
-PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "flash-linear-attention", "flash-attn")
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "flash-attn",
+    "flash-linear-attention",
+    "fla-core",
+    "causal-conv1d",
+)
 
 
 def provenance() -> dict:

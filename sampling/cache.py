@@ -1,7 +1,8 @@
 """The rows being decoded: their keys and values, and what a step reads and writes, at fixed addresses for the graphs.
 
     prompt_cache   K, V [prompts, Hkv, P, D] a layer: a distinct prompt once, padded on the right to P
-    cache          K, V [rows, Hkv, T, D] a layer: slot t of row b has the completion's token y_t
+    cache          K, V [rows, Hkv, T, D] a layer: slot t of row b has the completion's token y_t; a gated delta net's
+                   inputs of the convolution and state, which hold the row's prompt too
 
 Row b attends to prompt group[b] and to its own slots. Prompts are padded on the right rather than on the left, so that
 prefill is plainly causal and needs no mask; the padding is masked in decode. Rows that ended are dropped by compacting
@@ -15,26 +16,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sampling.decoder import DecoderLayer
+from sampling.layers import MixerLayer
 from sampling.noise import row_keys
 
 
 class DecodeBatch:
     """Memory of at most `rows` rows and `prompts` prompts; `n` rows are being decoded."""
 
-    def __init__(self, model: nn.Module, layers: list[DecoderLayer], rows: int, prompts: int, width: int, max_new: int):
+    def __init__(self, model: nn.Module, layers: list[MixerLayer], rows: int, prompts: int, width: int, max_new: int):
         """width: slots of a prompt; max_new: slots of a completion."""
         weight = model.get_input_embeddings().weight
         device = weight.device
         self.size = (rows, prompts, width, max_new)
         self.n = 0
-        kv_heads, head_dim = layers[0].kv_heads, layers[0].head_dim
 
-        def caches(*shape: int) -> list[tuple[Tensor, Tensor]]:
-            return [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in layers]
-
-        self.prompt_cache = caches(prompts, kv_heads, width, head_dim)
-        self.cache = caches(rows, kv_heads, max_new, head_dim)
+        # By layer: tensors by prompt, and tensors by row.
+        caches = [layer.caches(weight, *self.size) for layer in layers]
+        self.prompt_cache: list[tuple[Tensor, ...]] = [prompt for prompt, _ in caches]
+        self.cache: list[tuple[Tensor, ...]] = [own for _, own in caches]
+        # Whether a step changes what it read: a gated delta net's state, which has nothing by prompt.
+        self.has_state = not all(self.prompt_cache)
 
         # [rows] int64: the token sampled last, prompt length, noise key, row of the output and number of the prompt.
         def zeros() -> Tensor:
@@ -54,8 +55,10 @@ class DecodeBatch:
         self.tokens = torch.zeros((rows, max_new), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((rows, max_new), dtype=torch.float32, device=device)
 
-        # cos, sin [width + max_new, D].
+        # cos, sin [width + max_new, R]; Qwen3.5's positions are three, of time, height and width, equal in text.
         positions = torch.arange(width + max_new, device=device)[None]
+        if hasattr(model.model.rotary_emb, "mrope_section"):
+            positions = positions.expand(3, 1, -1)
         cos, sin = model.model.rotary_emb(weight[:1, None], positions)
         self.rotary = (cos[0].contiguous(), sin[0].contiguous())
 
@@ -76,14 +79,14 @@ class DecodeBatch:
         """Move the rows `index` [m] (ascending) to the front and forget the others, and prompts without a row."""
         m = len(index)
         vectors = (self.last, self.lengths, self.keys, self.row, self.group, self.done)
-        for tensor in (*vectors, *(t for kv in self.cache for t in kv)):
+        for tensor in (*vectors, *(t for own in self.cache for t in own)):
             tensor[:m] = tensor.index_select(0, index)
         self.n = m
 
         used, group = self.group[:m].unique(return_inverse=True)
         if len(used) < self.prompts:
             self.group[:m] = group
-            for tensor in (t for kv in self.prompt_cache for t in kv):
+            for tensor in (t for own in self.prompt_cache for t in own):
                 tensor[: len(used)] = tensor.index_select(0, used)
         self._find_members()
 

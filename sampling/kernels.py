@@ -5,7 +5,7 @@ One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H 
     prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot t of K, V: head RMSNorm, rotary, cache write
     attend    softmax(q K^T / sqrt D) V over the prompt's length and t + 1 own tokens, in parts, then `merge`d
 
-and from sampling/kernels_mlp.py `linear` and `silu_mul`, from sampling/kernels_draw.py the draw of a token.
+and from sampling/kernels_mlp.py, sampling/kernels_delta.py and sampling/kernels_draw.py the others.
 
 Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
 captured graph serves every length. Rows of a prompt that stand side by side read its keys and values together.
@@ -19,9 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from sampling import kernels_draw as draws
+from sampling.kernels_delta import convolve, delta_step, norm
 from sampling.kernels_mlp import linear, silu_mul
 
-__all__ = ["attend", "draws", "linear", "prepare", "silu_mul"]
+__all__ = ["attend", "convolve", "delta_step", "draws", "linear", "norm", "prepare", "silu_mul"]
 
 
 @triton.jit
@@ -41,39 +42,48 @@ def _prepare(
     H: tl.constexpr,
     HKV: tl.constexpr,
     D: tl.constexpr,
+    R: tl.constexpr,
+    Q: tl.constexpr,
     HAS_NORM: tl.constexpr,
 ):
     b, head = tl.program_id(0), tl.program_id(1)
-    half = tl.arange(0, D // 2)
-    source = qkv + (b * (H + 2 * HKV) + head) * D
-    x0, x1 = tl.load(source + half).to(tl.float32), tl.load(source + D // 2 + half).to(tl.float32)
+    dim = tl.arange(0, D)
+    source = qkv + b * (H * Q + 2 * HKV * D) + tl.where(head < H, head * Q, H * Q + (head - H) * D)
+    x = tl.load(source + dim).to(tl.float32)
     t = tl.load(step)
     slot = b.to(tl.int64) * row_stride + t * D
     if head >= H + HKV:
         target = values + slot + (head - H - HKV) * head_stride
     else:
+        # The dimension that is rotated with each: the first R of a head are, in halves.
+        other = tl.where(dim < R // 2, dim + R // 2, tl.where(dim < R, dim - R // 2, dim))
+        y = tl.load(source + other).to(tl.float32)
         if HAS_NORM:
-            scale = tl.rsqrt((tl.sum(x0 * x0, 0) + tl.sum(x1 * x1, 0)) / D + eps)
+            scale = tl.rsqrt(tl.sum(x * x, 0) / D + eps)
             weight = weights + tl.where(head < H, 0, D)
-            x0 = x0 * scale * tl.load(weight + half).to(tl.float32)
-            x1 = x1 * scale * tl.load(weight + D // 2 + half).to(tl.float32)
-        at = (tl.load(lengths + b) + t) * D
-        c, s = tl.load(cos + at + half).to(tl.float32), tl.load(sin + at + half).to(tl.float32)
-        x0, x1 = x0 * c - x1 * s, x1 * c + x0 * s
+            x = x * scale * tl.load(weight + dim).to(tl.float32)
+            y = y * scale * tl.load(weight + other).to(tl.float32)
+        at = (tl.load(lengths + b) + t) * R
+        c = tl.load(cos + at + dim, mask=dim < R, other=1.0).to(tl.float32)
+        s = tl.load(sin + at + dim, mask=dim < R, other=0.0).to(tl.float32)
+        x = x * c + tl.where(dim < R // 2, -y, y) * s
         target = keys + slot + (head - H) * head_stride
         if head < H:
             target = q_out + (b * H + head) * D
-    tl.store(target + half, x0.to(target.dtype.element_ty))
-    tl.store(target + D // 2 + half, x1.to(target.dtype.element_ty))
+    tl.store(target + dim, x.to(target.dtype.element_ty))
 
 
-def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: Tensor, step: Tensor) -> Tensor:
+def prepare(
+    qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: Tensor, step: Tensor, gated: bool = False
+) -> Tensor:
     """qkv [B, (H + 2 Hkv) D] -> q [B, H, D]; writes slot `step` of keys, values [>= B, Hkv, T, D].
 
-    norms: (weights [2, D] of q and k, eps) or None; rotary: cos, sin [positions, D]; lengths [B]: of the prompts.
+    norms: (weights [2, D] of q and k, eps) or None; rotary: cos, sin [positions, R], R <= D; lengths [B]: of the
+    prompts; gated: every head's query is followed by D more columns, which are not read.
     """
     n, (_, hkv, _, D) = len(qkv), keys.shape
-    heads = qkv.shape[1] // D - 2 * hkv
+    Q = 2 * D if gated else D
+    heads = (qkv.shape[1] - 2 * hkv * D) // Q
     q = torch.empty((n, heads, D), dtype=qkv.dtype, device=qkv.device)
     weights, eps = norms or (qkv, 0.0)
     _prepare[(n, heads + 2 * hkv)](
@@ -91,8 +101,10 @@ def prepare(qkv: Tensor, keys: Tensor, values: Tensor, norms, rotary, lengths: T
         H=heads,
         HKV=hkv,
         D=D,
+        R=rotary[0].shape[1],
+        Q=Q,
         HAS_NORM=norms is not None,
-        num_warps=1,
+        num_warps=1 if D <= 128 else 2,
     )
     return q
 
@@ -201,6 +213,8 @@ def _merge(part, stats, out, SPLITS, D: tl.constexpr, MAX_SPLITS: tl.constexpr):
 
 
 ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
+# The same bytes in flight for heads twice as wide.
+ATTEND_WIDE = {"BLOCK": 32, "num_warps": 4, "num_stages": 3}
 MAX_SPLITS = 16
 # Programs that fill the device: prompts and completions are split until there are so many of either.
 SHARED_PROGRAMS, OWN_PROGRAMS = 512, 1024
@@ -257,7 +271,7 @@ def attend(
         ROWS=rows,
         TILE=tile,
         D=D,
-        **ATTEND,
+        **(ATTEND if D <= 128 else ATTEND_WIDE),
     )
     _merge[(n * heads,)](part, stats, out, splits, D=D, MAX_SPLITS=MAX_SPLITS, num_warps=1)
     return out

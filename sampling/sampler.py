@@ -3,8 +3,8 @@
 Row b of prompt x_b and seed s_b samples y_0, y_1, ... until an end token or max_new (sampling/noise.py has the draw).
 
 Engines. `eager`: the decoder written out (sampling/decoder.py). `graph`: the same step, sampling included, captured as
-CUDA graphs. `generate`: transformers generate with the same noise, for every other architecture (Qwen3.5's gated delta
-net, sliding windows). All of them give the same tokens up to the numerics of their products.
+CUDA graphs. `generate`: transformers generate with the same noise, for every other architecture (sliding windows). All
+of them give the same tokens up to the numerics of their products.
 
 Rows that end are dropped while the others go on; with graphs in a few batch sizes only, since each is a capture.
 """
@@ -224,7 +224,9 @@ class Sampler:
 
             # Decode some steps without looking.
             for _ in range(min(self.check_every, max_new - 1 - steps)):
-                self._advance(batch, steps)
+                if not self._advance(batch, steps):
+                    batch = self._prefill(prompts, seeds, max_new)
+                    self._advance(batch, steps)
                 steps += 1
             if ended:
                 ended(news)
@@ -247,27 +249,36 @@ class Sampler:
         unit = next((u for most, u in BATCH_UNITS if alive <= most), 32)
         return -(-alive // unit) * unit
 
-    def _advance(self, batch: DecodeBatch, steps: int) -> None:
-        """One decode step. The first of a shape runs uncaptured, which warms it up, and is captured for the others."""
+    def _advance(self, batch: DecodeBatch, steps: int) -> bool:
+        """One decode step. The first of a shape runs uncaptured, which warms it up, and is captured for the others.
+
+        False where the kernels failed in the first step and may have moved the rows' states: prefill is to run again.
+        """
         bucket = SLOT_BUCKET if self.engine == "graph" else 1
         slots = min(batch.tokens.shape[1], -(-(steps + 1) // bucket) * bucket)
         key = (batch.n, 0 if self.decoder.kernels else slots)
         if key in self.graphs:
-            return self.graphs[key].replay()
+            self.graphs[key].replay()
+            return True
         try:
             self._step(batch, slots)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if self.decoder.kernels is None:
+            # A step that is run twice writes the same keys and values, but moves a state twice.
+            if self.decoder.kernels is None or (batch.has_state and steps):
                 raise
             logger.warning(f"the Triton decode kernels failed ({error}): going on with plain torch, slower")
             self.decoder.kernels = None
             self.decoder.release()
             self.refresh()
-            return self._step(batch, slots)
+            if batch.has_state:
+                return False
+            self._step(batch, slots)
+            return True
         if self.engine == "graph":
             self._capture(key, batch, slots)
+        return True
 
     def _step(self, batch: DecodeBatch, slots: int) -> None:
         """Feed the last tokens of the rows, attend to `slots` of their slots, sample the next tokens."""

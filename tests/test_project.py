@@ -144,3 +144,16 @@ def test_random_directions_are_unit_seeded_and_near_the_null():
     many = torch.stack([random_directions({"a": v["a"]}, s)["a"] for s in range(300)])
     mean_abs = (many @ torch.nn.functional.normalize(v["a"], dim=0)).abs().mean().item()
     assert mean_abs == pytest.approx(null_abs_cos(400), rel=0.15)
+
+
+def test_means_of_cosines_leave_out_modules_of_few_singular_values():
+    """r = 16, where chance gives 0.2: not in cos, cos_sd and cos_up; its sign and norm count in the others."""
+    v = {"a": torch.eye(64)[0], "b": torch.eye(64)[0], "in_proj_a": torch.eye(16)[0]}
+    grads = {name: (1.0 if name != "b" else -1.0) * d + torch.eye(len(d))[1] for name, d in v.items()}
+    measured = project_grads(grads, v, "none")
+    measured.cos_update = torch.tensor([0.1, 0.3, 0.9])
+    row = measured.row()
+    assert row["cos"] == pytest.approx(0) and row["cos_sd"] == pytest.approx(0.5**0.5)
+    assert row["cos_up"] == pytest.approx(0.2) and row["fired"] == pytest.approx(2 / 3)
+    alone = project_grads({"in_proj_a": grads["in_proj_a"]}, v, "none")
+    assert alone.row()["cos"] == pytest.approx(0.5**0.5)

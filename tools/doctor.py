@@ -107,8 +107,8 @@ def kernels(cfg: DoctorConfig) -> Iterator[Finding]:
     qwen35 = "Qwen3.5" in (cfg.model or PRESETS[cfg.preset]["model"])
     for name, gain, wanted in (
         ("flash-attn", "attention; sdpa is used without it", False),
-        ("flash-linear-attention", "Qwen3.5's gated delta net; torch is used without it", qwen35),
-        ("causal-conv1d", "Qwen3.5's convolution; torch is used without it", qwen35),
+        ("flash-linear-attention", "Qwen3.5's prompts and training; torch is used without it", qwen35),
+        ("causal-conv1d", "convolution of Qwen3.5's padded training rows; torch is used without it", qwen35),
     ):
         try:
             yield Finding("ok", f"{name} {importlib.metadata.version(name)}: {gain.partition(';')[0]}")

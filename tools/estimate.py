@@ -50,10 +50,15 @@ class EstimateConfig(Config):
     """Mean prompt tokens."""
 
 
+def cache(shape: Shape, rows: int, tokens: float) -> float:
+    """Bytes of `rows` rows of `tokens`: keys and values, and the states of gated delta nets."""
+    return rows * (tokens * shape.kv_bytes() + shape.state_bytes())
+
+
 def held(shape: Shape, rows: int, tokens: int) -> float:
     """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
     embedding = shape.vocab * shape.d
-    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + rows * tokens * shape.kv_bytes()
+    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + cache(shape, rows, tokens)
 
 
 def logit_bytes(shape: Shape) -> float:
@@ -62,8 +67,9 @@ def logit_bytes(shape: Shape) -> float:
 
 
 def decode_bytes(shape: Shape, rows: int, tokens: float) -> float:
-    """Bytes that a decode step reads: W and D, the head, the cache at `tokens` a row."""
-    return 3 * shape.weights() + 2 * shape.vocab * shape.d + rows * tokens * shape.kv_bytes()
+    """Bytes that a decode step moves: W and D, the head, the cache at `tokens` a row, states written back."""
+    written = rows * shape.state_bytes()
+    return 3 * shape.weights() + 2 * shape.vocab * shape.d + cache(shape, rows, tokens) + written
 
 
 @dataclass
@@ -81,75 +87,104 @@ class Estimate:
         return self.rollout + self.grading + self.training
 
 
-def bench_rows(path: Path, model: str) -> tuple[str, pd.DataFrame]:
-    """(comment line, rows) of the last run of `model` in a bench TSV, else of the last run of any.
+@dataclass
+class MeasuredPart:
+    """One part of a measured step: its row of the bench's table, and what that was measured with."""
 
-    Raises UserError where the file is missing.
+    row: pd.Series
+    comment: str
+
+    @property
+    def shape(self) -> Shape:
+        return SHAPES[BENCH_NAMES[self.row["model"]]]
+
+    @property
+    def rows(self) -> int:
+        return int(self.row["P"]) * int(self.row["G"])
+
+    @property
+    def max_new(self) -> int:
+        return int(self.row["max_new"])
+
+    @property
+    def seconds(self) -> float:
+        return float(self.row["s"])
+
+    @property
+    def tokens(self) -> float:
+        """That were trained on."""
+        return self.rows * (BENCH_PROMPT + MEAN_LENGTH * self.max_new)
+
+    def decode_bytes(self) -> float:
+        return decode_bytes(self.shape, self.rows, BENCH_PROMPT + self.max_new / 2)
+
+
+def measured_parts(cfg: EstimateConfig) -> dict[str, MeasuredPart]:
+    """{rollout, train, grade: as measured last, of the model itself or else of the one nearest to it in size}.
+
+    Raises UserError where the file or a part is missing.
     """
+    path = Path(cfg.bench)
     if not path.exists():
         raise UserError(
             f"{path} does not exist: run bench/step.py --out {path} on the GPU to be rented, or pass "
             "--run with the directory of a short run"
         )
-    runs = read_blocks(path)
-    same = [(comment, rows) for comment, rows in runs if (rows["model"].map(BENCH_NAMES.get) == model).any()]
-    return (same or runs)[-1]
 
-
-def measured_parts(cfg: EstimateConfig) -> tuple[str, dict[str, pd.Series]]:
-    """(comment line, {rollout, train, grade, ...: its last measured row}) of the bench.
-
-    Raises UserError where a part that an estimate needs is missing.
-    """
-    comment, rows = bench_rows(Path(cfg.bench), cfg.model)
-    parts = {}
-    for _, row in rows.iterrows():  # of several forms of a part the last stands, as in the bench's own sum
-        if row["s"] and not row["s"].startswith("failed"):
-            parts[row["row"].split("_")[0]] = row
-    if missing := {"rollout", "train", "grade"} - parts.keys():
-        raise UserError(f"{cfg.bench} has no row for {', '.join(sorted(missing))}: run bench/step.py again")
-    return comment, parts
+    found: dict[str, tuple[float, MeasuredPart]] = {}
+    for comment, rows in read_blocks(path):
+        for _, row in rows.iterrows():  # of several forms of a part the last stands, as in the bench's own sum
+            if not row["s"] or row["s"].startswith("failed") or row["model"] not in BENCH_NAMES:
+                continue
+            part = MeasuredPart(row, comment)
+            far = abs(math.log(part.shape.weights() / SHAPES[cfg.model].weights()))
+            name = row["row"].split("_")[0]
+            if name not in found or far <= found[name][0]:
+                found[name] = (far, part)
+    if missing := {"rollout", "train", "grade"} - found.keys():
+        raise UserError(f"{path} has no row for {', '.join(sorted(missing))}: run bench/step.py again")
+    return {name: part for name, (_, part) in found.items()}
 
 
 def from_bench(cfg: EstimateConfig) -> Estimate:
-    """Scale the bench's last measured parts to `cfg`. Raises UserError where model or measurement is unknown.
-
-    The suffix _b is the bench's: B rows of prompt + new tokens, and the shape of the model.
-    """
+    """Scale the bench's measured parts to `cfg`. Raises UserError where model or measurement is unknown."""
     if cfg.model not in SHAPES:
         raise UserError(
             f"no measurement for --model {cfg.model} (only {', '.join(SHAPES)}): make a few steps with "
             "`just train` and pass --run with that run's directory"
         )
-    comment, parts = measured_parts(cfg)
-    base = parts["train"]
-    model_b = BENCH_NAMES[base["model"]]
-    shape, shape_b = SHAPES[cfg.model], SHAPES[model_b]
-    B, B_b = cfg.prompts * cfg.group, int(base["P"]) * int(base["G"])
-    new_b = int(base["max_new"])
+    parts = measured_parts(cfg)
+    roll, train, grade = (parts[name] for name in ("rollout", "train", "grade"))
+    shape, B = SHAPES[cfg.model], cfg.prompts * cfg.group
 
-    # Sampling is bound by the bytes that a decode step reads, training by the tokens.
+    # Sampling is bound by the bytes that a decode step moves, training by the tokens.
     bytes_ = decode_bytes(shape, B, cfg.mean_prompt + cfg.max_new / 2)
-    bytes_b = decode_bytes(shape_b, B_b, BENCH_PROMPT + new_b / 2)
     tokens = B * (cfg.mean_prompt + MEAN_LENGTH * cfg.max_new)
-    tokens_b = B_b * (BENCH_PROMPT + MEAN_LENGTH * new_b)
 
     # Memory: what is held, a chunk of logits, and the measured rest, which grows with a micro-batch's activations.
     longest = cfg.mean_prompt * 5 // 4 + cfg.max_new
-    longest_b = BENCH_PROMPT * 5 // 4 + new_b
-    rest = max(0.0, float(base["peak_gib"]) * 2**30 - held(shape_b, B_b, longest_b) - logit_bytes(shape_b))
-    rest *= (cfg.micro_batch or 8) * longest * shape.d * shape.layers / (8 * longest_b * shape_b.d * shape_b.layers)
+    longest_b = BENCH_PROMPT * 5 // 4 + train.max_new
+    rest = float(train.row["peak_gib"]) * 2**30 - held(train.shape, train.rows, longest_b) - logit_bytes(train.shape)
+    wide, wide_b = longest * shape.d * shape.layers, longest_b * train.shape.d * train.shape.layers
+    rest = max(0.0, rest) * (cfg.micro_batch or 8) * wide / (8 * wide_b)
 
-    scaled = ""
-    if model_b != cfg.model:
-        scaled = ", scaled by bytes and tokens to another model: a small one is bound by launches, and slower than this"
     return Estimate(
-        rollout=float(parts["rollout"]["s"]) * cfg.max_new / new_b * bytes_ / bytes_b,
-        grading=float(parts["grade"]["s"]) * B / B_b + cfg.grade_timeout,
-        training=float(base["s"]) * tokens * shape.weights() / (tokens_b * shape_b.weights()),
+        rollout=roll.seconds * cfg.max_new / roll.max_new * bytes_ / roll.decode_bytes(),
+        grading=grade.seconds * B / grade.rows + cfg.grade_timeout,
+        training=train.seconds * tokens * shape.weights() / (train.tokens * train.shape.weights()),
         gib=(held(shape, B, longest) + logit_bytes(shape) + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
-        source=f"{Path(cfg.bench).name}: {comment}, {base['model']}{scaled}",
+        source=f"{Path(cfg.bench).name}: {rests_on(cfg.model, rollout=roll, training=train)}",
     )
+
+
+def rests_on(model: str, **parts: MeasuredPart) -> str:
+    """Which measurement each part is scaled from."""
+    said = []
+    for name, part in parts.items():
+        of = part.row["model"]
+        far = "" if BENCH_NAMES[of] == model else " (scaled by bytes and tokens to another model)"
+        said.append(f"{name} {of}{far}, {part.comment}")
+    return "; ".join(said)
 
 
 def from_run(folder: Path, cfg: EstimateConfig) -> Estimate:

@@ -9,6 +9,8 @@ from grpo import completion_logprobs
 from lib import memory
 from lib.errors import UserError
 from lib.packing import pack
+from sampling.cache import DecodeBatch
+from sampling.decoder import Decoder
 
 CPU = torch.device("cpu")
 
@@ -47,6 +49,16 @@ def test_the_micro_batch_is_halved_until_it_fits(limit, want):
 
     assert memory.largest_that_fits(8, 1, limit, used_by)[0] == want
     assert tried == [r for r in (8, 4, 2, 1) if r >= max(want, 1)]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "qwen3_5"])
+def test_the_cache_has_the_bytes_that_are_counted(kind):
+    model = random_model.build(kind)
+    batch = DecodeBatch(model, Decoder(model).layers, rows=5, prompts=2, width=7, max_new=11)
+    held = sum(t.nbytes for caches in (batch.prompt_cache, batch.cache) for layer in caches for t in layer)
+    a_token = memory.cache_bytes(model.config, model.dtype)
+    assert held == (2 * 7 + 5 * 11) * a_token + 5 * memory.row_bytes(model.config, model.dtype)
+    assert (memory.row_bytes(model.config, model.dtype) > 0) == (kind == "qwen3_5")
 
 
 GIB = 1 << 30

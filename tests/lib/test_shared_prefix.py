@@ -60,7 +60,7 @@ def run(model, adapter, parts, share: bool, rows_of):
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama", "qwen3_5"])
 def test_logprobs_and_gradients_are_those_of_rows_that_repeat_the_prompt(kind, checkpointed, tmp_path):
     model, adapter = adapted(kind, tmp_path)
     if checkpointed:
@@ -126,13 +126,23 @@ def test_other_inputs_keep_the_attention_that_the_model_had():
 
 
 def test_what_a_model_cannot_share_is_said_and_left_alone():
-    model = random_model.build("qwen3_5", vocab=VOCAB)
+    model = random_model.build("qwen3", vocab=VOCAB)
+    model.config.layer_types = ["full_attention", "sliding_attention"]
     before = model.config._attn_implementation
     assert not share_prefix(model) and model.config._attn_implementation == before
+
+
+def test_a_delta_net_reads_back_into_prompts_shorter_than_its_convolution(tmp_path):
+    model, adapter = adapted("qwen3_5", tmp_path)
+    data = rows(3, groups=((1, 2), (2, 3), (80, 2)), longest=70)
+    everything = [list(range(7))]
+    want, got = (run(model, adapter, everything, share, data) for share in (False, True))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_no_mask_of_the_whole_sequence_is_built():
     """Memory of a mask: rows x (prompt + row), never the square of the sequence."""
     layout = Layout([40, 30], [[5] * 20, [7] * 20], CPU)
     L = layout.start + 20 * 5 + 20 * 7
-    assert layout._rows[3].numel() == 40 * 7 * (40 + 7) < L * L / 2
+    assert layout.sees.numel() == 40 * 7 * (40 + 7) < L * L / 2

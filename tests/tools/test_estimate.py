@@ -54,7 +54,7 @@ def test_the_price_is_hours_times_the_rate(full):
 
 def test_unknown_models_and_missing_measurements_say_what_to_do(full, tmp_path):
     with pytest.raises(UserError, match="--run"):
-        from_bench(dataclasses.replace(full, model="Qwen/Qwen3.5-2B"))
+        from_bench(dataclasses.replace(full, model="Qwen/Qwen3-32B"))
     with pytest.raises(UserError, match="bench/step"):
         from_bench(dataclasses.replace(full, bench=str(tmp_path / "none.tsv")))
 
@@ -84,6 +84,26 @@ def test_a_run_gives_the_median_of_its_steps_without_the_first(full, tmp_path):
 def test_qwen3_4b_has_its_published_size():
     shape = SHAPES["Qwen/Qwen3-4B"]
     assert shape.weights() + shape.vocab * shape.d == pytest.approx(4.02e9, rel=0.005)
+
+
+@pytest.mark.parametrize("name, billions", [("0.8B", 0.752), ("2B", 1.88), ("4B", 4.21)])
+def test_qwen3_5_has_its_published_sizes(name, billions):
+    shape = SHAPES[f"Qwen/Qwen3.5-{name}"]
+    assert shape.weights() + shape.vocab * shape.d == pytest.approx(billions * 1e9, rel=0.005)
+
+
+def test_qwen3_5_2b_has_the_preregistered_number_of_singular_values():
+    linears = SHAPES["Qwen/Qwen3.5-2B"].linears()
+    assert sum(linears.values()) == 186 and sum(n for size, n in linears.items() if min(size) == 16) == 36
+    assert sum(n * min(size) for size, n in linears.items()) == 289_344
+
+
+def test_mid_is_estimated_from_another_model_and_says_so(full):
+    mid = EstimateConfig(preset="mid", **PRESETS["mid"], bench=full.bench)
+    e = from_bench(mid)
+    assert 0 < e.rollout < 12.5 and 0 < e.training < 21 and 10 < e.gib < 57 and "scaled" in e.source
+    longer = from_bench(dataclasses.replace(mid, max_new=2048))
+    assert longer.rollout > 2 * e.rollout and longer.gib > e.gib
 
 
 def test_a_measurement_of_the_model_itself_comes_before_a_later_one(full, tmp_path):
