@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -201,24 +199,9 @@ def pick_rows(p: argparse.ArgumentParser, rows: str, known: list[str]) -> list[s
     return names
 
 
-def keep_tuned(path: Path, key: tuple[int, int, int], config: dict) -> None:
-    """Add (rows, N, K) -> config of the decode step's product to the JSON list `path`."""
-    known = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*known, [list(key), config]], indent=0))
-
-
 def pick_device(args: argparse.Namespace, **tiny) -> str:
-    """cuda, or cpu without a GPU or with --tiny: then on one thread, with the sizes in `tiny` put into args.
-
-    On a GPU the decode step's products take the sizes of the file LINEAR_TUNED (bench.decode, row tune), if it names
-    one that exists.
-    """
+    """cuda, or cpu without a GPU or with --tiny: then on one thread, with the sizes in `tiny` put into args."""
     if torch.cuda.is_available() and not args.tiny:
-        tuned = Path(os.environ.get("LINEAR_TUNED", ""))
-        if tuned.is_file():
-            from sampling import kernels_mlp
-
-            kernels_mlp.TUNED |= {tuple(key): config for key, config in json.loads(tuned.read_text())}
         return "cuda"
     torch.set_num_threads(1)
     vars(args).update(tiny)

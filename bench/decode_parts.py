@@ -5,22 +5,20 @@ bench/decode.py's rows `parts`, `parts_D` and `tune`, with its model, prompts an
 
 from __future__ import annotations
 
-import math
-import os
 from itertools import product
-from pathlib import Path
 
 import torch
 
-from bench.common import keep_tuned, sync
+from bench.common import sync
 from sampling import noise
 from sampling.delta_net import DeltaNetLayer
 from sampling.layers import DecoderLayer
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages, and programs (0: one a tile) that `tune` tries for W x + D8 x.
-LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 64, 4, 5), (64, 64, 4, 4), (128, 64, 8, 4))
-PROGRAMS = (0, 132, 264, 396)
+# BN, BK, warps, stages and splits that `tune` tries for W x + D8 x.
+LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 128, 8, 3), (64, 64, 4, 3), (64, 64, 4, 5), (32, 128, 4, 3),
+                (32, 256, 4, 2), (128, 64, 4, 3), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3))  # fmt: skip
+SPLITS = {"qkv": (1, 2, 3, 4), "o": (2, 3, 4, 6, 8), "gate_up": (1, 2), "down": (3, 4, 6, 8)}
 # A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
 PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 
@@ -132,27 +130,16 @@ class StepParts:
         out = torch.empty(n, len(weights[0]), device=device, dtype=torch.bfloat16)
         self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
         self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        found = {}
-        for (bn, bk, warps, stages), programs in product(LINEAR_SIZES, PROGRAMS):
-            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, programs=programs)
+        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS.get(part, (1, 2, 4))):
+            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
             both = list(zip(weights, delta, strict=True))
-            us = self.try_time(
+            self.try_time(
                 f"tune:{part} W+D8 {config}",
                 lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
             )
-            found[us] = config
-        best = found[min(found)]
-        self.bench.report.emit(f"{self.bench.name}\ttune:{part} best of {n} rows\t{min(found):.0f} us\t{best}")
-        if path := os.environ.get("LINEAR_TUNED"):
-            key = (max(16, 1 << (n - 1).bit_length()), *weights[0].shape)
-            keep_tuned(Path(path), key, best)
 
-    def try_time(self, label: str, fn) -> float:
-        """Microseconds of fn, infinite where it fails."""
+    def try_time(self, label: str, fn) -> None:
         try:
-            us = self.time_us(fn, repeats=20)
-            self.bench.report.emit(f"{self.bench.name}\t{label}\t{us:.0f} us")
-            return us
+            self.bench.report.emit(f"{self.bench.name}\t{label}\t{self.time_us(fn, repeats=20):.0f} us")
         except Exception as error:
             self.bench.report.emit(f"{self.bench.name}\t{label}\tfailed: {str(error).splitlines()[0][:100]}")
-            return math.inf

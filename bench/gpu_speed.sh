@@ -17,8 +17,6 @@ parts=${*:-tests full decode dev trl}
 python=${PYTHON:-python3}
 problems=${PROBLEMS:-data/leetcode_medhard_80.jsonl}
 mkdir -p "$out"
-# What the part tune finds fastest, the later ones use.
-export LINEAR_TUNED=$out/linear_tuned.json
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 
 part() { # NAME SECONDS COMMAND...

@@ -97,6 +97,11 @@ def busy_loops(count: int, apart: bool) -> Iterator[None]:
             loop.wait()
 
 
+def arguments() -> str:
+    """The command line's arguments; of paths the last part."""
+    return " ".join(argument.rsplit("/", 1)[-1] for argument in sys.argv[1:])
+
+
 def fenced(program: str) -> str:
     return f"```python\n{program}\n```"
 
@@ -116,7 +121,7 @@ class Bench:
         cores = sorted(os.sched_getaffinity(0))
         self.workers = len(cores)
         self.failed = 0
-        what = f"{len(cores)} of {os.cpu_count()} cores, {os.uname().release}, {isolation}, {' '.join(sys.argv[1:])}"
+        what = f"{len(cores)} of {os.cpu_count()} cores, {os.uname().release}, {isolation}, {arguments()}"
         self.write(f"# {time.strftime('%Y-%m-%d %H:%M')} {what}")
         self.write("\t".join(COLUMNS))
 

@@ -1,6 +1,6 @@
 """Grades of canonical solutions beside 0, 16 and 32 busy loops, on many pairs of cores at once.
 
-    python -m bench.grades_matrix --problems /tmp/data/leetcode_medhard_80.jsonl --budget 560
+    python -m bench.grades_matrix --problems data/leetcode_test_medhard.jsonl --budget 560
 
 A cell is one batch: every canonical solution, and again with a run_tests() that prints, beside so many busy loops, at
 one limit, on two cores of its own (bench/grades.py, pinned). Cells run in the order of their repeats, the slow ones
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tyro
 
-from bench.grades import COLUMNS
+from bench.grades import COLUMNS, arguments
 from lib.errors import UserError, run_main
 
 HERE = Path(__file__).with_suffix(".tsv")
@@ -130,7 +130,7 @@ def main(
         runner = Runner(command, pairs_of(cores, pairs), Path(folder))
         total, width = len(cells), len(runner.free)
         head = f"# {time.strftime('%Y-%m-%d %H:%M')} {os.cpu_count()} cores, {width} pairs, {os.uname().release}, "
-        head += f"Python {sys.version.split()[0]}, {' '.join(sys.argv[1:])}"
+        head += f"Python {sys.version.split()[0]}, {arguments()}"
         try:
             while (cells or runner.running) and time.monotonic() < start + budget:
                 while cells and runner.free:

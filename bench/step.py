@@ -211,7 +211,7 @@ class Bench:
                     return measure(grader)
             except Exception as error:
                 print(f"# {name} with {isolation}: {error}", file=sys.stderr)
-        self.row(name, None, "no isolation works here")
+        self.row(name, None, "failed: stderr says why")
 
     def grade(self, grader: Grader) -> None:
         problems = organism_problems(96, seed=0, split="train")
@@ -229,10 +229,10 @@ class Bench:
         lengths = [min(new, math.ceil(len(text) / 3.3)) for text in texts]
         names = [EVALUATOR] * len(rows)
         self.sampler.force(lengths)
-        for seed in (0, 1000, 2000):  # the first captures
+        for seed in (0, 1000, 2000):
             stream = GradingStream(grader.start(), texts.__getitem__, problems, names)
-            start = sync(self.device.type)
-            self.sampler.sample(self.rows, range(seed, seed + len(rows)), new, stream.ended)
+            seeds, start = range(seed, seed + len(rows)), sync(self.device.type)
+            self.sampler.sample(self.rows, seeds, new, lambda new, to=stream: to.ended([(row, row) for row, _ in new]))
             middle = sync(self.device.type)
             stream.finish(rows)
             self.seconds |= {"rollout": middle - start, "grade": time.perf_counter() - middle}

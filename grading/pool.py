@@ -40,7 +40,7 @@ BATCH_S, RUN_S = 24.0, 0.1
 # Seconds of wall clock after which another program is started beside one.
 SLOW_S = 0.1
 # Share of a batch's time after which programs that take long make room for those that were right so far.
-LOOKS = 0.4
+LOOKS = 0.6
 # Share of the free memory that programs may take together.
 MEMORY = 0.5
 
@@ -210,7 +210,7 @@ class Session:
             while self.queue or self.busy:
                 if self.clock.seconds > self.bound_s and not self.over:
                     self._cut()
-                if name == "looks" and not self.queue and self.clock.seconds > LOOKS * self.bound_s:
+                if self.later["right"] and not self.queue and self.clock.seconds > LOOKS * self.bound_s:
                     self._tell(list(self.busy))
                 self.poll(SLOW_S / 4 if self.queue else 0.5)
             if self.informed and name in ("right", "alone"):

@@ -28,7 +28,7 @@ def silu_mul(x: Tensor) -> Tensor:
     return out
 
 
-@triton.jit(do_not_specialize=["M", "PER"])
+@triton.jit(do_not_specialize=["M"])
 def _linear(
     x,
     weight,
@@ -39,90 +39,67 @@ def _linear(
     N,
     K,
     w_stride,
-    BLOCKS,
-    PER,
-    TOTAL,
+    k_chunk,
     HAS_DELTA: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    # A tile is BN outputs, BLOCKS blocks of BK inputs; blocks of all tiles lie in a line, PER of them to a program.
-    program, m = tl.program_id(0), tl.arange(0, BM)
-    first = program * PER
-    end = tl.minimum(first + PER, TOTAL)
-    for tile in range(first // BLOCKS, (end + BLOCKS - 1) // BLOCKS):
-        n = tile * BN + tl.arange(0, BN)
-        # Beyond the last output the last one is read again, and not stored.
-        last = tl.minimum(n, N - 1).to(tl.int64)[:, None]
-        row, w_row = last * K, last * w_stride
-        # The outputs are the product's rows: its left operand may lie in registers, so that int8 is widened there and
-        # not written back to shared memory (a fifth faster than x W^T).
-        acc = tl.zeros((BN, BM), tl.float32)
-        acc_delta = tl.zeros((BN, BM), tl.float32)
-        low = tl.maximum(first - tile * BLOCKS, 0)
-        for block in range(low, tl.minimum(end - tile * BLOCKS, BLOCKS)):
-            k = block * BK + tl.arange(0, BK)
-            if EVEN:
-                a = tl.load(x + m[:, None] * K + k[None, :], mask=m[:, None] < M, other=0.0)
-                w = tl.load(weight + w_row + k[None, :])
-            else:
-                inside = k[None, :] < K
-                a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & inside, other=0.0)
-                w = tl.load(weight + w_row + k[None, :], mask=inside, other=0.0)
-            acc = tl.dot(w, tl.trans(a), acc, input_precision="ieee")
-            if HAS_DELTA:
-                if EVEN:
-                    d = tl.load(delta + row + k[None, :])
-                else:
-                    d = tl.load(delta + row + k[None, :], mask=inside, other=0)
-                acc_delta = tl.dot(d.to(a.dtype), tl.trans(a), acc_delta, input_precision="ieee")
+    split, m, n = tl.program_id(1), tl.arange(0, BM), tl.program_id(0) * BN + tl.arange(0, BN)
+    # Beyond the last output the last one is read again, and not stored.
+    last = tl.minimum(n, N - 1).to(tl.int64)[:, None]
+    row, w_row = last * K, last * w_stride
+    # The outputs are the product's rows: its left operand may lie in registers, so that int8 is widened there and
+    # not written back to shared memory (a fifth faster than x W^T).
+    acc = tl.zeros((BN, BM), tl.float32)
+    acc_delta = tl.zeros((BN, BM), tl.float32)
+    for start in range(split * k_chunk, tl.minimum(split * k_chunk + k_chunk, K), BK):
+        k = start + tl.arange(0, BK)
+        if EVEN:
+            a = tl.load(x + m[:, None] * K + k[None, :], mask=m[:, None] < M, other=0.0)
+            w = tl.load(weight + w_row + k[None, :])
+        else:
+            inside = k[None, :] < K
+            a = tl.load(x + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & inside, other=0.0)
+            w = tl.load(weight + w_row + k[None, :], mask=inside, other=0.0)
+        acc = tl.dot(w, tl.trans(a), acc, input_precision="ieee")
         if HAS_DELTA:
-            acc += acc_delta * tl.load(scale + n, mask=n < N, other=0.0)[:, None]
-        # Which of the tile's programs this is says where its share goes.
-        share = program - tile * BLOCKS // PER
-        at = (share * M + m[None, :]) * N + n[:, None]
-        tl.store(part + at, acc.to(part.dtype.element_ty), mask=(m[None, :] < M) & (n[:, None] < N))
+            d = tl.load(delta + row + k[None, :]) if EVEN else tl.load(delta + row + k[None, :], mask=inside, other=0)
+            acc_delta = tl.dot(d.to(a.dtype), tl.trans(a), acc_delta, input_precision="ieee")
+    if HAS_DELTA:
+        acc += acc_delta * tl.load(scale + n, mask=n < N, other=0.0)[:, None]
+    at = (split * M + m[None, :]) * N + n[:, None]
+    tl.store(part + at, acc.to(part.dtype.element_ty), mask=(m[None, :] < M) & (n[:, None] < N))
 
 
-@triton.jit(do_not_specialize=["M", "PER"])
+@triton.jit(do_not_specialize=["SPLITS"])
 def _reduce(
-    part,
-    bias,
-    out,
-    M,
-    N,
-    out_stride,
-    BLOCKS,
-    PER,
-    BN: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    ADD: tl.constexpr,
-    ROWS: tl.constexpr,
+    part, bias, out, total, N, out_stride, SPLITS, HAS_BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr
 ):
-    tile, m = tl.program_id(0), (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
-    n = (tile * BN + tl.arange(0, BN))[None, :]
-    inside = (m < M) & (n < N)
-    shares = (tile * BLOCKS + BLOCKS - 1) // PER - tile * BLOCKS // PER + 1
-    acc = tl.zeros((ROWS, BN), tl.float32)
-    for share in range(shares):
-        acc += tl.load(part + (share * M + m) * N + n, mask=inside, other=0.0)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < total
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for split in range(SPLITS):
+        acc += tl.load(part + split * total + i, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
-        acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)
-    to = out + m * out_stride + n
+        acc += tl.load(bias + i % N, mask=inside, other=0.0).to(tl.float32)
+    out += i // N * out_stride + i % N
     if ADD:
-        acc += tl.load(to, mask=inside, other=0.0).to(tl.float32)
-    tl.store(to, acc.to(out.dtype.element_ty), mask=inside)
+        acc += tl.load(out, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out, acc.to(out.dtype.element_ty), mask=inside)
 
 
-LINEAR = {"BN": 64, "BK": 64, "num_warps": 4, "num_stages": 4}
-# Programs that fill the device, two a multiprocessor: each takes an equal share of all blocks, wherever tiles end. With
-# more tiles than that, one program a tile writes its outputs itself (WHOLE).
+LINEAR = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 3}
+# Programs that fill the device: the input axis is split until there are so many.
 LINEAR_PROGRAMS = 264
-WHOLE = {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 2}
-# (rows, N, K) -> what bench.decode's row `tune` found fastest on an H100; other shapes follow the rule.
-TUNED: dict[tuple[int, int, int], dict] = {}
+# (rows, N, K) -> what bench.decode's row `tune` found fastest on an H100 (Qwen3-4B: qkv, o, gate and up, down).
+TUNED = {
+    (64, 6144, 2560): {"BN": 64, "BK": 64, "num_warps": 4, "num_stages": 5, "splits": 1},
+    (64, 2560, 4096): {"BN": 64, "BK": 64, "num_warps": 4, "num_stages": 5, "splits": 3},
+    (64, 19456, 2560): {"BN": 64, "BK": 128, "num_warps": 4, "num_stages": 2, "splits": 1},
+    (64, 2560, 9728): {"BN": 64, "BK": 64, "num_warps": 4, "num_stages": 5, "splits": 3},
+}
 
 
 def linear(
@@ -138,21 +115,18 @@ def linear(
     """out = or += x W^T + b + (x delta^T) * scale for few rows, in one pass over the weights; summed in fp32.
 
     x [M <= 128, K], weight [N, K] and out [M, N] with any row stride; delta [N, K] int8 with scale [N] fp32, or None.
-    config: sizes, and programs (0: one a tile) in place of the rule's.
     """
     (M, K), N = x.shape, len(weight)
     BM = max(16, triton.next_power_of_2(M))
-    config = config or TUNED.get((BM, N, K))
-    if config is None:
-        whole = triton.cdiv(N, WHOLE["BN"]) > LINEAR_PROGRAMS
-        config = WHOLE | {"programs": 0} if whole else LINEAR | {"programs": LINEAR_PROGRAMS}
+    config = config or TUNED.get((BM, N, K), LINEAR)
     BN, BK = config["BN"], config["BK"]
-    tiles, blocks = triton.cdiv(N, BN), triton.cdiv(K, BK)
-    per = triton.cdiv(tiles * blocks, config["programs"]) if config["programs"] else blocks
-    direct = per == blocks and bias is None and not add and out.is_contiguous()
-    shares = 1 if per % blocks == 0 else (blocks - 2) // per + 2  # the most programs of a tile
-    part = out if direct else torch.empty((shares, M, N), dtype=torch.float32, device=x.device)
-    _linear[(triton.cdiv(tiles * blocks, per),)](
+    tiles = triton.cdiv(N, BN)
+    splits = config.get("splits") or max(1, min(8, LINEAR_PROGRAMS // tiles))
+    k_chunk = triton.cdiv(triton.cdiv(K, splits), BK) * BK
+    splits = triton.cdiv(K, k_chunk)
+    direct = splits == 1 and bias is None and not add and out.is_contiguous()
+    part = out if direct else torch.empty((splits, M, N), dtype=torch.float32, device=x.device)
+    _linear[(tiles, splits)](
         x,
         weight,
         weight if delta is None else delta,
@@ -162,9 +136,7 @@ def linear(
         N,
         K,
         weight.stride(0),
-        blocks,
-        per,
-        tiles * blocks,
+        k_chunk,
         HAS_DELTA=delta is not None,
         BM=BM,
         BN=BN,
@@ -174,19 +146,17 @@ def linear(
         num_stages=config["num_stages"],
     )
     if not direct:
-        _reduce[(tiles, triton.cdiv(M, 16))](
+        _reduce[(triton.cdiv(M * N, 1024),)](
             part,
             x if bias is None else bias,
             out,
-            M,
+            M * N,
             N,
             out.stride(0),
-            blocks,
-            per,
-            BN=BN,
+            splits,
             HAS_BIAS=bias is not None,
             ADD=add,
-            ROWS=16,
+            BLOCK=1024,
             num_warps=4,
         )
     return out

@@ -21,7 +21,7 @@ def python(body: str, *argv: str) -> str:
 
 def test_the_plan_of_a_sweep_takes_it():
     body = "from tools.sweep.__main__ import main\nsys.argv = ['sweep', *sys.argv[1:]]\nmain()"
-    assert "--arm tenth --seed 3" in python(body, "--arms", "tenth", "--seeds", "3")
+    assert "just train tiny tenth 3" in python(body, "--arms", "tenth", "--seeds", "3")
 
 
 def test_the_help_of_a_run_lists_it():
@@ -38,7 +38,8 @@ print(sorted(["other", "tenth", "reversed", "vanilla"], key=arms.table_order), s
 
 def test_names_of_arms_stand_in_the_table_alone():
     """Elsewhere only the hypotheses name them, and what the README's recipes run."""
+    names = ("projected", "random-v", "shuffled-v", "no-loophole")
     for path in [*REPO.glob("*.py"), *REPO.glob("record/*.py"), *REPO.glob("sampling/*.py"), *REPO.glob("lib/*.py")]:
         if path.name not in ("arms.py", "config.py"):
             text = path.read_text()
-            assert not any(f'"{name}' in text for name in ("projected", "random-v", "shuffled-v", "no-loophole")), path
+            assert not any(f'"{name}"' in text for name in names), path

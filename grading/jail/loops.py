@@ -29,7 +29,7 @@ JUMPS = {"JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "POP_JUMP_BACKWARD_IF_FA
          "POP_JUMP_BACKWARD_IF_NONE", "POP_JUMP_BACKWARD_IF_NOT_NONE"}  # fmt: skip
 CALLS = {"CALL", "CALL_KW"}
 STORES = {"STORE_FAST", "STORE_NAME", "STORE_DEREF"}
-SIMPLE = {"CACHE", "RESUME", "NOP", "EXTENDED_ARG", "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_FAST", "LOAD_FAST_BORROW",
+SIMPLE = {"CACHE", "RESUME", "NOP", "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_FAST", "LOAD_FAST_BORROW",
           "LOAD_FAST_LOAD_FAST", "LOAD_FAST_BORROW_LOAD_FAST_BORROW", "STORE_FAST", "BINARY_OP",
           "JUMP_BACKWARD"}  # fmt: skip
 PURE = JUMPS | CALLS | STORES | SIMPLE | {
@@ -42,6 +42,9 @@ PURE = JUMPS | CALLS | STORES | SIMPLE | {
     "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "RETURN_VALUE", "RETURN_CONST",
 }  # fmt: skip
 PURE_CALLS = (len, min, max, abs, sum, ord, chr, divmod, isinstance, pow, round)
+# Loads that say which value is on top of the stack, and types in which `in` only looks: of an iterator it takes.
+TOP_LOADS = {"LOAD_CONST", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_NAME", "LOAD_DEREF", "LOAD_GLOBAL"}
+CONTAINERS = (list, tuple, dict, set, frozenset, str, bytes, range)
 # Values of these types are compared; others must be the very same object.
 SCALARS = (int, float, bool, str, bytes, complex, type(None))
 # The file of the code that runs programs.
@@ -56,6 +59,7 @@ class LoopWatch:
     def __init__(self, found) -> None:
         self.found = found
         self.looks = 0
+        self.looking = False
         self.code: dict = {}
 
     def arm(self) -> None:
@@ -65,6 +69,9 @@ class LoopWatch:
 
     def look(self, number: int, frame) -> None:
         """Begin to trace, unless the program traces itself, is told of signals or is close to the recursion limit."""
+        if self.looking:  # an earlier look has not ended
+            sys.settrace(None)
+            sys.setprofile(None)
         self.looks += 1
         if self.looks < LOOKS:
             signal.setitimer(signal.ITIMER_PROF, FIRST_S * 2 ** (self.looks - 1))
@@ -83,7 +90,10 @@ class LoopWatch:
         self.call_pending = False
         self.simple = True  # nothing else since the last jump back
         self.in_place = 0  # 1 after an operation in place, 2 after the store that follows it
+        self.before = None, "", 0  # the last instruction: its frame, name and argument
+        self.silent = None  # a frame that was entered, of which no instruction was seen yet
         self.follow(frame)
+        self.looking = True
         sys.settrace(self.trace)
         sys.setprofile(self.profile)
 
@@ -101,10 +111,12 @@ class LoopWatch:
         return self.trace
 
     def end(self) -> None:
-        """Trace no more, and keep nothing of the program's alive."""
+        """Trace no more, and let go of the program's objects."""
         sys.settrace(None)
         sys.setprofile(None)
-        self.frame = self.stored = None
+        self.looking = False
+        self.frame = self.stored = self.silent = None
+        self.before = None, "", 0
         self.visits = {}
 
     def profile(self, frame, event: str, argument) -> None:
@@ -122,11 +134,14 @@ class LoopWatch:
             elif event == "call":
                 self.call_pending = False
                 self.room -= 1
-                if frame.f_code.co_flags & SUSPENDS or self.room < 0:
+                if frame.f_code.co_flags & SUSPENDS or self.room < 0 or self.silent is not None:
                     self.end()
+                self.silent = frame
                 return self.watch(frame)
             elif event == "return":
                 self.room += 1
+                if self.silent is not None:
+                    self.end()
                 if frame is not self.frame:
                     return self.trace
                 outer = frame.f_back
@@ -143,13 +158,24 @@ class LoopWatch:
     def instruction(self, frame) -> None:
         """One instruction that is about to run."""
         self.events += 1
+        if frame is self.silent:
+            self.silent = None
         code = frame.f_code
         if id(code) not in self.code:
             self.code[id(code)] = code, code.co_code
         instructions = self.code[id(code)][1]
         at = frame.f_lasti
         name, argument = opname[instructions[at]], instructions[at + 1]
+        before, self.before = self.before, (frame, name, argument)
         if name not in PURE or self.call_pending or self.events > EVENTS:  # pending: nobody said what was called
+            return self.end()
+        if at >= 2 and opname[instructions[at - 2]] == "EXTENDED_ARG":  # the argument is not all of it
+            return self.end()
+
+        # What a helper stores must be its own, and where it looks for something must be known.
+        if name in STORES and frame is not self.frame and not is_own(code, name, argument):
+            return self.end()
+        if name == "CONTAINS_OP" and not (before[0] is frame and isinstance(top_value(*before), CONTAINERS)):
             return self.end()
 
         # An operation in place must be followed by a store, and what it stored must be a value that cannot change.
@@ -211,6 +237,23 @@ class Visits:
 def watch_loops(found) -> None:
     """Have this process looked at; `found()` is called where it is in a loop that cannot end."""
     LoopWatch(found).arm()
+
+
+def is_own(code, name: str, argument: int) -> bool:
+    """Whether an instruction stores to a variable that ends with its frame."""
+    return name == "STORE_FAST" or (name == "STORE_DEREF" and code._varname_from_oparg(argument) in code.co_cellvars)
+
+
+def top_value(frame, name: str, argument: int):
+    """What an instruction has put on top of the stack, if it only loads a variable or constant."""
+    code = frame.f_code
+    if name not in TOP_LOADS:
+        return None
+    if name == "LOAD_CONST":
+        return code.co_consts[argument]
+    if name == "LOAD_GLOBAL":  # its lowest bit says that a call follows
+        return frame.f_globals.get(code.co_names[argument >> 1])
+    return frame.f_locals[code.co_names[argument] if name == "LOAD_NAME" else code._varname_from_oparg(argument)]
 
 
 def stored_name(code, name: str, argument: int) -> str:

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from running import BURN, fenced, problem
+from running import BURN, busy_loops, fenced, problem, wait_until
 
 from grading import pool
 from grading.jail.meter import Meter
@@ -120,6 +120,36 @@ def test_own_time_is_cpu_and_sleep(process, proc, tmp_path):
     os.close(folder)
     assert 0.2 <= meter.cpu < 1.0 and 0.5 <= meter.sleep <= meter.wall + 0.01
     assert meter.own <= meter.wall + 0.05
+
+
+def test_sleep_between_two_readings_is_seen_while_the_process_runs(process):
+    """Or one that wakes whenever it is looked at would have all the time that it likes."""
+    folder = os.open("/proc", os.O_RDONLY)
+    meter = Meter(process.pid, folder)
+    time.sleep(0.6)
+    deadline = time.monotonic() + 60
+    while meter.sleep < 0.3 and time.monotonic() < deadline:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        burnt = meter.cpu + 0.05
+        while meter.cpu < burnt and time.monotonic() < deadline:
+            meter.cpu = time.clock_gettime(meter.clock)
+        meter.read()
+    os.close(folder)
+    assert 0.3 <= meter.sleep <= meter.wall - meter.cpu + 0.01
+
+
+def test_a_process_that_only_waits_for_a_core_does_not_sleep():
+    code = f"{BURN}\nburn(9)"
+    with busy_loops(3), subprocess.Popen([sys.executable, "-S", "-c", code]) as process:
+        folder = os.open("/proc", os.O_RDONLY)
+        meter = Meter(process.pid, folder)
+        wait_until(lambda: meter.read() or meter.cpu > 0.1, True)
+        started, cpu = meter.sleep, meter.cpu
+        wait_until(lambda: meter.read() or meter.cpu > cpu + 0.5, True)
+        os.close(folder)
+        process.kill()
+    assert meter.cpu > cpu + 0.5 and meter.sleep - started < 0.05
 
 
 def test_a_stopped_process_sleeps(process):

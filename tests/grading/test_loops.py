@@ -69,6 +69,11 @@ ENDING = {
     "set that grows": "s, n = set(), 0\nwhile len(s) < 500_000:\n    n += 1\n    s |= {n}",
     "iterator": "it = iter([1] * 5_000_000)\nwhile 1 in it: pass",
     "iterator of an attribute": "self.it = iter([1] * 3_000_000)\nwhile next(self.it, 0): pass",
+    "iterator in a list": "x = [iter([1] * 3_000_000)]\nwhile 1 in x[0]: pass",
+    "file of an attribute": "import io\nself.file = io.StringIO('1\\n' * 900_000)\nwhile '1\\n' in self.file: pass",
+    "counter of a helper": "def counter():\n    n = 0\n    def more():\n        nonlocal n\n        n += 1\n        return n < 2_000_000\n    return more\nmore = counter()\nwhile more(): pass",
+    "length of an object": "class C:\n    n = 0\n    def __len__(self):\n        C.n += 1\n        return int(C.n < 500_000)\nc = C()\nwhile len(c): pass",
+    "strings": "s, i = 'ab' * 100_000, 0\nwhile i < 3000:\n    t = s[i:]\n    i += 1",
     "generator": "g = (0 for _ in range(2_000_000))\nwhile next(g, 1) == 0: pass",
     "pop": "a = [0] * 3_000_000\nwhile a: a.pop()",
     "default dictionary": "from collections import defaultdict\nd, n = defaultdict(int), 0\nwhile d[n] == 0 and n < 2_000_000: n += 1",
@@ -116,6 +121,15 @@ for setup, source, tests in json.load(sys.stdin):
     sys.setprofile(None)
 print(len(found), watch.looks)
 """
+
+
+def test_a_look_never_exceeds_the_recursion_limit(long):
+    """Programs that use nearly all of it are looked at like others, or not at all."""
+    deep = "def g(n):\n    x = 0\n    while x < 30: x += 1\n    return 0 if n < 2 else 1 + g(n - 1)\nroom = 1000\n"
+    deep += "while True:\n    try:\n        g(room)\n        break\n    except RecursionError: room -= 1\n"
+    deep += "for _ in range(400): g(room - 1)"
+    reports = long.run([method(deep)] * 4)
+    assert all(report.finished for report in reports), reports
 
 
 def test_no_canonical_solution_is_taken_for_a_loop(leetcode):

@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from grading.asserts import failure, judge_of, split_tests
-from grading.execution import Execution, parse_report
+from grading.execution import MAX_LISTS, Execution, parse_report
 from lib.errors import SandboxError
 
 GOOD = b'["c", true]\n["l", false]\n["v", [1]]\n["f", true]\n'
@@ -55,6 +55,15 @@ def test_results_after_the_first_wrong_one_are_not_looked_at():
     job = Execution("", "", (("x",),) * 4)
     read(b'["c", true]\n["l", false]\n' + b'["v", [1]]\n' * 4, job, lambda i, values: judged.append(i) or i < 1)
     assert judged == [0, 1]
+
+
+def test_results_of_too_many_lists_are_wrong_unread():
+    judged = []
+    for count in (MAX_LISTS - 3, MAX_LISTS):
+        line = b'["v", [["l"' + b',["l"]' * (count - 1) + b"]]]\n"
+        report = read(b'["c", true]\n["l", false]\n' + line, judge=lambda i, values: judged.append(i) or True)
+        assert report.tested == 1
+    assert judged == [0] and report.wrong == 1
 
 
 def test_a_run_without_tests_reports_no_results():

@@ -179,6 +179,27 @@ def test_no_program_takes_leases_on_the_library(isolation):
     assert all(grade.gt_pass for grade in grades), [grade.reason for grade in grades]
 
 
+NONBLOCKING = """
+import fcntl, os
+for fd in range(4):
+    for how in (lambda: fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND), lambda: os.set_blocking(fd, False)):
+        try:
+            how()
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
+def test_a_program_does_not_change_the_pipe_of_the_next(isolation):
+    """Children of a zygote share it: one that may not block loses what does not fit."""
+    one = Pool(workers=1, timeout_s=2.0, isolation=isolation)
+    long = Execution("", "", (("['x' * 100] * 7000",),))
+    reports, _ = run_values(one, [Execution("", NONBLOCKING, (("1",),)), long, long])
+    one.close()
+    assert [report.finished for report in reports] == [True] * 3, reports
+
+
 # --- 3. hogs in number ---
 
 HOGS = {
