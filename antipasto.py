@@ -142,6 +142,7 @@ class DeltaLinear(torch.autograd.Function):
 TARGET = re.compile(
     r"(^|\.)layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$"
 )
+LAYER = re.compile(r"layers\.(\d+)\.")
 # Their blocks add the MLP's output to the residual as it is; elsewhere a norm may read it first.
 PRE_NORM = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 
@@ -233,17 +234,17 @@ class Adapter:
                 module.enabled = enabled
 
     @contextmanager
-    def per_row(self, row_of_token: Tensor, n: int, only: str = "") -> Iterator[dict[str, Tensor]]:
+    def per_row(self, row_of_token: Tensor, n: int, every: int = 1) -> Iterator[dict[str, Tensor]]:
         """Within the context a backward also sums grad(delta_S) by row: {module: [n, r] fp32}, added to in place.
 
         row_of_token [B L] int64: the row in [0, n) that each token of the batch belongs to, in row-major order, -1 for
         none. A row's share is its own gradient where rows do not see one another and none of its tokens is left out.
-        only: the modules whose name contains this.
+        every: of the layers every second, third, ..., the last of them among these.
         """
         tokens = None if (row_of_token >= 0).all() else (row_of_token >= 0).nonzero()[:, 0]
         rows_of = row_of_token if tokens is None else row_of_token[tokens]
         rows = (torch.arange(n, device=rows_of.device)[:, None] == rows_of).float()
-        chosen = {name: module for name, module in self.modules.items() if only in name}
+        chosen = {n: m for n, m in self.modules.items() if (int(LAYER.search(n)[1]) + 1) % every == 0}
         sums = {name: torch.zeros(n, len(m.delta_S), device=m.delta_S.device) for name, m in chosen.items()}
         for name, module in chosen.items():
             module.row_sums = RowSums(rows, tokens, sums[name])

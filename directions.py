@@ -6,8 +6,7 @@ sums, antipasto.Adapter.per_row). With hacks H and the rest R of some rollouts
     oracle         v = unit(mean_H g - mean_R g)                                k = 1
     oracle-k       V = top-k right singular vectors of g_h - mean_R g, h in H    k > 1, without a sign
     score          s_b = mean over modules of cos(g_b, v)                        label-free, where v is
-    in training    the same of sign(A_b) times the row's share of the step's own gradient, at its completion's tokens,
-                   over the down_proj
+    in training    the same of sign(A_b) times the row's share of the step's own gradient (see `scoring`)
     gate           advantages of rollouts with s_b above the 90% quantile of the base model's on prompts without write
                    access are capped at zero
     trusted        w = |d| / max |d|, d the change of delta_S over SFT_STEPS of SGD on the clean sides of the pairs
@@ -43,6 +42,7 @@ from sampling.noise import row_seed
 
 GATE_QUANTILE = 0.9
 GATE_ROLLOUTS = 128
+SCORED_LAYERS = 6
 SFT_STEPS = 8
 
 
@@ -133,8 +133,8 @@ def scoring(run: Run, packed: Packed, advantages: list[Tensor], out: list[float]
     """Within the context the backward of a step's loss adds to `out` a score of each of its rows, as `in training`.
 
     No second backward: the row's loss is -A_b sum log p up to the KL term and clipped tokens, so that the sign of A_b
-    turns its gradient into that of an NLL. Prompt tokens, which rows may share, count in none, and the MLPs' down_proj
-    stand for all modules, at a quarter of the cost: at take-off they tell as much. nan where A_b is 0.
+    turns its gradient into that of an NLL. Completion tokens alone count, since rows may share their prompt's, and for
+    the cost some SCORED_LAYERS layers stand for all. nan where A_b is 0.
     """
     if not run.cfg.score_rollouts or not run.v_hack:
         out += [float("nan")] * len(advantages)
@@ -144,7 +144,8 @@ def scoring(run: Run, packed: Packed, advantages: list[Tensor], out: list[float]
         torch.tensor(packed.lengths, device=run.device), output_size=len(packed.completion)
     )
     row_of_token = torch.full((packed.ids.numel(),), -1, device=run.device).index_put_((packed.completion,), rows)
-    with run.adapter.per_row(row_of_token, len(advantages), only="mlp.down_proj") as sums:
+    every = max(2, run.model.config.num_hidden_layers // SCORED_LAYERS)
+    with run.adapter.per_row(row_of_token, len(advantages), every) as sums:
         yield
     signs = torch.stack(advantages).sign().to(run.device)
     out += (scores(sums, run.v_hack) * signs / signs.abs()).tolist()

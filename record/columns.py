@@ -69,7 +69,7 @@ STEP_COLUMNS = [
     Column("cos_sd", ".3f", "its standard deviation over modules"),
     Column("fired", ".3f", "share of modules with c > 0"),
     Column("cos_up", ".4f", "mean cosine of minus the applied update with v; > 0 is hack-ward despite projection"),
-    Column("auroc", ".3f", "AUROC of the rollouts' scores against v (down_proj) for strict hacks; 0.5 is chance"),
+    Column("auroc", ".3f", "AUROC of the rollouts' scores against v for strict hacks; 0.5 is chance"),
     Column("lr", ".1e", "learning rate of the step"),
     Column("len", ".1f", "mean completion length in tokens"),
     Column("flat", ".3f", "share of groups skipped because their rewards are equal"),

@@ -25,7 +25,7 @@ def branches_json(found: Branches, rules: list[Rule]) -> str:
         "rules": {rule.name: rule_figures(rule) for rule in rules},
         "left_out": dict(found.left_out),
     }
-    return json.dumps(rounded(value), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(figures_rounded(value), indent=1, ensure_ascii=False) + "\n"
 
 
 def rule_figures(rule: Rule) -> dict:
@@ -67,12 +67,12 @@ def contrast_figures(c: Contrast) -> dict:
     return {"n": c.n, **asdict(c)}
 
 
-def rounded(value):
+def figures_rounded(value):
     """Floats to six decimals, nan to null."""
     if isinstance(value, dict):
-        return {str(k): rounded(v) for k, v in value.items()}
+        return {str(k): figures_rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
+        return [figures_rounded(v) for v in value]
     if isinstance(value, float):
         return round(value, 6) + 0.0 if math.isfinite(value) else None
     return value

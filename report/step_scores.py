@@ -34,7 +34,7 @@ def scores_table(points: list[Point]) -> str:
     kinds = {(b.arm, b.moment) for point in points for b in point.branches if not b.noise}
     body = []
     for arm, moment in sorted(kinds, key=lambda kind: (table_order(kind[0]), list(SUFFIX).index(kind[1]))):
-        cells = [cell([point.of(arm, moment) for point in points], first) for first in (True, False)]
+        cells = [auroc_cell([point.of(arm, moment) for point in points], first) for first in (True, False)]
         if any(cells):
             body.append([arm + SUFFIX[moment], *(text or "-" for text in cells)])
     if not body:
@@ -43,7 +43,7 @@ def scores_table(points: list[Point]) -> str:
     return f"{markdown_table(header, body)}\n\n{NOTE}"
 
 
-def cell(branches: list[list[Branch]], first: bool) -> str:
+def auroc_cell(branches: list[list[Branch]], first: bool) -> str:
     """`0.94 [0.91, 0.97], n 10` of the branches of each point; empty where none has a score."""
     of_points = [[scored(b, first) for b in of_point] for of_point in branches]
     means = [float(np.nanmean(values)) for values in of_points if np.isfinite(values).any()]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from lib.tables import read_table
 from report.numbers import summarise
 from report.runs import RunRecord
-from report.tables import markdown_table
-from report.words import mean_sem
+from report.tables import exact_bounds, markdown_table, rate_text
 
 # What is read with write access, and what without.
 MEASURED = {1: ("hack", "strict hacks, with write access"), 0: ("pass", "pass, without")}
@@ -37,11 +36,19 @@ def strata_table(used: list[RunRecord], arms: list[str]) -> str:
         body = []
         for arm in arms:
             found = [strata[id(run)] for run in used if run.arm == arm]
-            cells = [summarise(own[key][measure] for own in found if key in own) for key in columns]
-            body.append([arm, *(mean_sem(cell) for cell in cells)])
+            body.append([arm, *(stratum_cell([own[key] for own in found if key in own], measure) for key in columns)])
         sizes = [{own[key]["n"] for own in strata.values() if key in own} for key in columns]
         names = [f"{key[1]} ({'/'.join(f'{n:g}' for n in sorted(n))})" for key, n in zip(columns, sizes, strict=True)]
         if columns:
             parts.append(f"{what[:1].upper()}{what[1:]}, %:\n\n{markdown_table(['Arm', *names], body)}")
-    note = "In brackets: completions of one evaluation in the stratum. A stratum has few problems: these describe."
+    note = (
+        "In brackets: completions of one evaluation in the stratum; beside a rate that no seed differs from, its exact "
+    )
+    note += "95% interval. A stratum has few problems: these describe."
     return "\n\n".join([*parts, note])
+
+
+def stratum_cell(found: list[dict[str, float]], measure: str) -> str:
+    """The rate of one arm in one stratum, over its seeds."""
+    rates, counts = ([own[name] for own in found] for name in (measure, "n"))
+    return rate_text(summarise(rates), exact_bounds(rates, counts))

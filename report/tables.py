@@ -87,22 +87,32 @@ def arm_rows(used: list[RunRecord]) -> list[dict]:
 
 
 def alike(key: str, values: pd.Series, runs: list[RunRecord]) -> dict[str, tuple[float, float]]:
-    """{key: exact 95% interval in percent} of a rate that is 0, or 1, in every seed: its SEM of 0 would say that it is
-    known. Of all completions together, as if no two shared a problem; {} for any other number."""
-    counts = [final_rate(run, COUNTED_BY[key]) for run in runs] if key in COUNTED_BY else []
-    if not counts or not all(map(math.isfinite, counts)) or len(values) < len(runs) or set(values) not in ({0}, {1}):
-        return {}
+    """{key: exact_bounds} of a rate that has them; {} for any other number."""
+    counts = (
+        [final_rate(run, COUNTED_BY[key]) for run in runs] if key in COUNTED_BY and len(values) == len(runs) else []
+    )
+    found = exact_bounds([100 * value for value in values], counts)
+    return {key: found} if found else {}
+
+
+def exact_bounds(rates: list[float], counts: list[float]) -> tuple[float, float] | None:
+    """Exact 95% interval in percent of rates that are 0, or 100, in every seed: their SEM of 0 would say that the rate
+    is known. Of all completions together, `counts` a seed, as if no two shared a problem; None for other rates."""
+    if not counts or not all(map(math.isfinite, counts)) or set(rates) not in ({0.0}, {100.0}):
+        return None
     n = int(sum(counts))
-    lo, hi = clopper_pearson(n if values.iloc[0] else 0, n)
-    return {key: (100 * lo, 100 * hi)}
+    lo, hi = clopper_pearson(n if rates[0] else 0, n)
+    return 100 * lo, 100 * hi
 
 
 def rate_cell(row: dict, key: str) -> str:
-    """A rate in percent: `mean ± SEM`, or with the interval of `alike` where all seeds are 0 or all 100."""
-    if key not in row["bounds"]:
-        return mean_sem(row[key])
-    lo, hi = row["bounds"][key]
-    return f"{row[key].mean + 0.0:.1f} [{lo:.1f}, {hi:.1f}]"
+    """A rate in percent as rate_text has it."""
+    return rate_text(row[key], row["bounds"].get(key))
+
+
+def rate_text(rate: Stat, bounds: tuple[float, float] | None) -> str:
+    """`mean ± SEM` in percent, or with exact_bounds where all seeds are 0 or all 100."""
+    return mean_sem(rate) if bounds is None else f"{rate.mean + 0.0:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"
 
 
 def kept_columns(first: int = 0, drop: tuple[str, ...] = ()) -> list[str]:

@@ -121,7 +121,7 @@ def test_a_branch_that_fails_twice_is_left_out_and_the_rest_of_its_process_is_no
 
 def test_what_ran_out_of_memory_is_tried_again_with_fewer_rows(elsewhere, monkeypatch):
     started = []
-    monkeypatch.setattr("tools.branch_study.__main__.start", lambda command, log, **_: started.append(command))
+    monkeypatch.setattr("tools.branch_study.__main__.start_logged", lambda command, log, **_: started.append(command))
     study = study_of(seeds=[0], arms=["vanilla"], diagnose="no")
     touch(study.preparations[0].markers[0])
     for _ in range(4):

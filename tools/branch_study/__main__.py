@@ -42,7 +42,7 @@ from tools.branch_study.plan import (
     report_part,
     settle,
 )
-from tools.sweep.local import Relay, Running, note_end, start
+from tools.sweep.local import Relay, Running, note_end, start_logged
 
 # A branch or a part that has failed so often is left out; one that ran out of memory is tried again with fewer rows.
 ATTEMPTS = 2
@@ -153,7 +153,7 @@ class BranchStudy:
         command = part.command
         if tried := self.too_large[what_of(part)]:
             command = [*command, "--micro-batch", str(MICRO_BATCHES[min(tried, len(MICRO_BATCHES) - 1)])]
-        child = start(command, log, start_new_session=True, env=environment(self.cfg, slot, side_by_side))
+        child = start_logged(command, log, start_new_session=True, env=environment(self.cfg, slot, side_by_side))
         self.occupy(slot, part, Running(None, child, time.perf_counter()))
 
     def occupy(self, slot: int, part: Part, running: Running) -> None:
@@ -182,7 +182,8 @@ class BranchStudy:
         if "out of memory" in what and self.too_large[what_of(part)] < len(MICRO_BATCHES) - 1:
             self.too_large[what_of(part)] += 1
             return
-        self.attempts[name] += 1
+        # What a preparation says of itself it will say again.
+        self.attempts[name] += ATTEMPTS if part.stage == "prepare" and what.startswith("error: ") else 1
         if self.failed(name):
             logger.error(f"{name} is left out: {what}")
 
@@ -289,7 +290,7 @@ def make_report(study: BranchStudy) -> bool:
     for part in parts:
         log = cfg.folder / "logs" / f"{part.name}.log"
         began = time.perf_counter()
-        child = start(part.command, log)
+        child = start_logged(part.command, log)
         status = child.wait()
         minutes = (time.perf_counter() - began) / 60
         last = note_end(log, status, minutes)
