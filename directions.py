@@ -7,12 +7,10 @@ sums, antipasto.Adapter.per_row). With hacks H and the rest R of some rollouts
     oracle-k       V = top-k right singular vectors of g_h - mean_R g, h in H    k > 1, without a sign
     score          s_b = mean over modules of cos(g_b, v)                        label-free, where v is
     in training    the same of sign(A_b) times the row's share of the step's own gradient (see `scoring`)
-    gate           advantages of rollouts with s_b above the 90% quantile of the base model's on prompts without write
-                   access are capped at zero
+    gate           advantages are capped at zero above the base model's 90% quantile of s_b without write access
     trusted        w = |d| / max |d|, d the change of delta_S over SFT_STEPS of SGD on the clean sides of the pairs
 
-v of pairs, with its artifact, is extract_vhack_grad.py's; random and shuffled directions are controls of it. Sources
-and departures: docs/method.md, the ladder.
+v of pairs is extract_vhack_grad.py's. Sources and departures: docs/method.md, the ladder.
 """
 
 from __future__ import annotations
