@@ -241,7 +241,7 @@ def test_the_gate_reads_no_grade(monkeypatch):
         cfg = SimpleNamespace(
             arm="gated", seed=0, prompts=P, group=G, noise=0, advantage="drgrpo", monitor_accuracy=1.0
         )
-        prompts = SimpleNamespace(ids=[[1]] * 5, problems=[None] * 5, evaluators=[""] * 5)
+        prompts = SimpleNamespace(ids=[[1]] * 5, problems=[None] * 5, evaluators=[""] * 5, shown=lambda i: {})
         run = SimpleNamespace(
             cfg=cfg, prompts=prompts, write_access=True, rebound=None, gate=0.0,
             score=lambda run, rows, completions: torch.tensor([math.sin(len(c) + 3 * c[0]) for c in completions]),
