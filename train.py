@@ -71,12 +71,8 @@ def backward(run: Run, batch: Batch) -> dict[str, float]:
     ranks.sum_gradients(run.adapter.delta().values())
     scores_B, hack_B = (torch.tensor(column) for column in zip(*ranks.gather(scored) or [(0.0, False)], strict=True))
     tokens = tokens or math.nan
-    return {
-        "loss": loss,
-        "kl": kl / tokens if cfg.beta > 0 else math.nan,
-        "clipfr": clipped / tokens,
-        "auroc": auroc(scores_B, hack_B),
-    }
+    kl = kl / tokens if cfg.beta > 0 else math.nan
+    return {"loss": loss, "kl": kl, "clipfr": clipped / tokens, "auroc": auroc(scores_B, hack_B)}
 
 
 def backward_rows(

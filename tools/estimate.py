@@ -6,10 +6,10 @@
 
 From the bench, each part scales with what bounds it, in units of the measured step (b: the bench's):
     rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, D, head, keys and values
-    training   t_b x tokens W / (tokens_b W_b)               products; completions of 0.44 max_new tokens on average
+    training   t_b x tokens W / (tokens_b W_b)               completions of 0.44 max_new tokens, prompts once a group
     grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
-    memory     W, U, Vh, embedding + D + cache P G (prompt + new) + a chunk of logits + activations of a micro-batch
-               of 8 where --micro-batch is 0 (the measured rest); not known without checkpointing
+    memory     W, U, Vh, embedding + D + cache P prompt + P G new + a chunk of logits + activations of a pass (the
+               measured rest, by tokens: 16384, or 8 padded rows, where none are given); not without checkpointing
 From a run, its steps are taken as they are, so its P, G and max_new must be those asked about. An evaluation samples
 and grades n_eval x eval_samples completions in two modes at a step's speed.
 """
@@ -19,6 +19,7 @@ import lib.interrupt  # noqa: F401 (on top)
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 from config import Config, check, parse
 from lib.errors import UserError, run_main
 from lib.files import REPO
-from lib.memory import BYTES_PER_LOGIT, MOST_LOGIT_ROWS
+from lib.memory import MOST_LOGIT_ROWS, MOST_TOKENS
 from lib.shapes import BENCH_NAMES, SHAPES, Shape
 from lib.tables import read_blocks, read_table
 
@@ -50,26 +51,53 @@ class EstimateConfig(Config):
     """Mean prompt tokens."""
 
 
-def cache(shape: Shape, rows: int, tokens: float) -> float:
-    """Bytes of `rows` rows of `tokens`: keys and values, and the states of gated delta nets."""
-    return rows * (tokens * shape.kv_bytes() + shape.state_bytes())
+@dataclass(frozen=True)
+class StepSizes:
+    """P, P G, mean tokens of a prompt and the most of a completion; share, most: how training runs (Passes)."""
+
+    prompts: int
+    rows: int
+    prompt: int
+    new: int
+    share: bool
+    most: int
+    """Tokens of a forward."""
+
+    def trained(self) -> float:
+        """Tokens of a training pass: a prompt once for each piece of its group, or for each completion."""
+        completions = self.rows * MEAN_LENGTH * self.new
+        if not self.share:
+            return self.rows * self.prompt + completions
+        pieces = math.ceil(completions / self.prompts / max(1, self.most - self.prompt))
+        return self.prompts * max(1, pieces) * self.prompt + completions
 
 
-def held(shape: Shape, rows: int, tokens: int) -> float:
-    """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, cache `rows` x `tokens`."""
-    embedding = shape.vocab * shape.d
-    return 3 * shape.weights() + 2 * (shape.factors() + embedding) + cache(shape, rows, tokens)
+def cache(shape: Shape, sizes: StepSizes, prompt: float, new: float) -> float:
+    """Bytes of keys and values, of every prompt once and `new` tokens a row, and of the states of gated delta nets."""
+    tokens = sizes.prompts * prompt + sizes.rows * new
+    return tokens * shape.kv_bytes() + sizes.rows * shape.state_bytes()
 
 
-def logit_bytes(shape: Shape) -> float:
-    """Bytes of a chunk of logits, forward and backward."""
-    return MOST_LOGIT_ROWS * BYTES_PER_LOGIT * shape.vocab
+def held(shape: Shape, sizes: StepSizes) -> float:
+    """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, the cache, a chunk of logits."""
+    parameters = 3 * shape.weights() + 2 * (shape.factors() + shape.vocab * shape.d)
+    logits = 2 * MOST_LOGIT_ROWS * shape.vocab  # in bf16, which is all there is of them (lib/kernels.py)
+    return parameters + cache(shape, sizes, sizes.prompt * 5 // 4, sizes.new) + logits
 
 
-def decode_bytes(shape: Shape, rows: int, tokens: float) -> float:
-    """Bytes that a decode step moves: W and D, the head, the cache at `tokens` a row, states written back."""
-    written = rows * shape.state_bytes()
-    return 3 * shape.weights() + 2 * shape.vocab * shape.d + cache(shape, rows, tokens) + written
+def decode_bytes(shape: Shape, sizes: StepSizes) -> float:
+    """Bytes that a decode step moves halfway: W and D, the head, the cache, states written back."""
+    read = 3 * shape.weights() + 2 * shape.vocab * shape.d + cache(shape, sizes, sizes.prompt, sizes.new / 2)
+    return read + sizes.rows * shape.state_bytes()
+
+
+def sizes_of(cfg: EstimateConfig) -> StepSizes:
+    """Of the step that is asked about."""
+    padded = (cfg.micro_batch or 8) * (cfg.mean_prompt * 5 // 4 + cfg.max_new)
+    most = cfg.micro_tokens or MOST_TOKENS if cfg.share_prefix else padded
+    return StepSizes(
+        cfg.prompts, cfg.prompts * cfg.group, cfg.mean_prompt, cfg.max_new, share=cfg.share_prefix, most=most
+    )
 
 
 @dataclass
@@ -99,24 +127,17 @@ class MeasuredPart:
         return SHAPES[BENCH_NAMES[self.row["model"]]]
 
     @property
-    def rows(self) -> int:
-        return int(self.row["P"]) * int(self.row["G"])
-
-    @property
-    def max_new(self) -> int:
-        return int(self.row["max_new"])
+    def sizes(self) -> StepSizes:
+        P, G, new = (int(self.row[name]) for name in ("P", "G", "max_new"))
+        said = re.search(r"micro-(tokens|batch) (\d+)", self.row["note"])
+        most = int(said[2]) if said else 8
+        if not said or said[1] == "batch":
+            most *= BENCH_PROMPT * 5 // 4 + new
+        return StepSizes(P, P * G, BENCH_PROMPT, new, share=self.row["row"] == "train_shared", most=most)
 
     @property
     def seconds(self) -> float:
         return float(self.row["s"])
-
-    @property
-    def tokens(self) -> float:
-        """That were trained on."""
-        return self.rows * (BENCH_PROMPT + MEAN_LENGTH * self.max_new)
-
-    def decode_bytes(self) -> float:
-        return decode_bytes(self.shape, self.rows, BENCH_PROMPT + self.max_new / 2)
 
 
 def measured_parts(cfg: EstimateConfig) -> dict[str, MeasuredPart]:
@@ -131,13 +152,14 @@ def measured_parts(cfg: EstimateConfig) -> dict[str, MeasuredPart]:
             "--run with the directory of a short run"
         )
 
-    found: dict[str, tuple[float, MeasuredPart]] = {}
+    found: dict[str, tuple[tuple[float, bool], MeasuredPart]] = {}
     for comment, rows in read_blocks(path):
         for _, row in rows.iterrows():  # of several forms of a part the last stands, as in the bench's own sum
             if not row["s"] or row["s"].startswith("failed") or row["model"] not in BENCH_NAMES:
                 continue
             part = MeasuredPart(row, comment)
-            far = abs(math.log(part.shape.weights() / SHAPES[cfg.model].weights()))
+            other = row["row"].startswith("train") and part.sizes.share != cfg.share_prefix
+            far = abs(math.log(part.shape.weights() / SHAPES[cfg.model].weights())), other
             name = row["row"].split("_")[0]
             if name not in found or far <= found[name][0]:
                 found[name] = (far, part)
@@ -155,24 +177,21 @@ def from_bench(cfg: EstimateConfig) -> Estimate:
         )
     parts = measured_parts(cfg)
     roll, train, grade = (parts[name] for name in ("rollout", "train", "grade"))
-    shape, B = SHAPES[cfg.model], cfg.prompts * cfg.group
+    shape, step = SHAPES[cfg.model], sizes_of(cfg)
 
     # Sampling is bound by the bytes that a decode step moves, training by the tokens.
-    bytes_ = decode_bytes(shape, B, cfg.mean_prompt + cfg.max_new / 2)
-    tokens = B * (cfg.mean_prompt + MEAN_LENGTH * cfg.max_new)
+    moved = decode_bytes(shape, step) / decode_bytes(roll.shape, roll.sizes)
+    trained = step.trained() * shape.weights() / (train.sizes.trained() * train.shape.weights())
 
-    # Memory: what is held, a chunk of logits, and the measured rest, which grows with a micro-batch's activations.
-    longest = cfg.mean_prompt * 5 // 4 + cfg.max_new
-    longest_b = BENCH_PROMPT * 5 // 4 + train.max_new
-    rest = float(train.row["peak_gib"]) * 2**30 - held(train.shape, train.rows, longest_b) - logit_bytes(train.shape)
-    wide, wide_b = longest * shape.d * shape.layers, longest_b * train.shape.d * train.shape.layers
-    rest = max(0.0, rest) * (cfg.micro_batch or 8) * wide / (8 * wide_b)
+    # Memory: what is held, and the measured rest, which grows with a pass's activations.
+    rest = max(0.0, float(train.row["peak_gib"]) * 2**30 - held(train.shape, train.sizes))
+    wide, wide_b = (s.d * s.layers * sizes.most for s, sizes in ((shape, step), (train.shape, train.sizes)))
 
     return Estimate(
-        rollout=roll.seconds * cfg.max_new / roll.max_new * bytes_ / roll.decode_bytes(),
-        grading=grade.seconds * B / grade.rows + cfg.grade_timeout,
-        training=train.seconds * tokens * shape.weights() / (train.tokens * train.shape.weights()),
-        gib=(held(shape, B, longest) + logit_bytes(shape) + rest) / 2**30 if cfg.grad_checkpoint else math.nan,
+        rollout=roll.seconds * step.new / roll.sizes.new * moved,
+        grading=grade.seconds * step.rows / grade.sizes.rows + cfg.grade_timeout,
+        training=train.seconds * trained,
+        gib=(held(shape, step) + rest * wide / wide_b) / 2**30 if cfg.grad_checkpoint else math.nan,
         source=f"{Path(cfg.bench).name}: {rests_on(cfg.model, rollout=roll, training=train)}",
     )
 
@@ -227,7 +246,9 @@ def estimate_table(cfg: EstimateConfig, e: Estimate) -> str:
     lines.append(f"  {'evaluation':12}{eval_s / evals:8.1f} s{eval_s / 3600:8.2f} h   ({evals} of {completions})")
     price = f"   {hours * cfg.rate:.2f} USD at {cfg.rate:g} an hour" if cfg.rate else ""
     lines.append(f"  {'run':12}{'':10}{hours:8.2f} h{price}")
-    peak = f"{e.gib:8.1f} GiB" if cfg.run or cfg.micro_batch else f"{e.gib:8.1f} GiB at micro-batch 8 (0: what fits)"
+    given = cfg.run or (cfg.micro_tokens if cfg.share_prefix else cfg.micro_batch)
+    largest = f"{MOST_TOKENS} tokens" if cfg.share_prefix else "8 rows"
+    peak = f"{e.gib:8.1f} GiB" + ("" if given else f" with passes of {largest} (0: what fits)")
     lines.append(f"  {'peak':12}{'not known without checkpointing' if math.isnan(e.gib) else peak}")
     return "\n".join([*lines, f"rests on {e.source}"])
 

@@ -88,7 +88,7 @@ def test_a_failed_gate_names_the_preregistered_checks_and_leaves_the_pairs_alone
 
 def test_chance_stands_beside_the_thresholds_and_small_modules_are_counted():
     line = heldout.heldout_line("default", table(np.linspace(0.1, 0.8, 20), r=[16] * 5 + [2048] * 15))
-    assert "gate > 50%, which is chance" in line and "5 modules have r < 32, where chance is 0.20" in line
+    assert "gate > 50%, which is chance" in line and "leave out the 5 modules of r < 32, where chance is 0.20" in line
 
 
 def test_a_heldout_table_without_cosines_is_refused(tmp_path):

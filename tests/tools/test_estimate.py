@@ -16,8 +16,8 @@ qwen3-4b\ttrain_additive\t8\t12\t1024\t999\t99\t
 # 2026-01-02 GPU
 model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
 qwen3-4b\trollout_D8\t8\t12\t1024\t12.5\t41\t
-qwen3-4b\ttrain_additive\t8\t12\t1024\t26\t58\t
-qwen3-4b\ttrain_merged\t8\t12\t1024\t21\t57.5\t
+qwen3-4b\ttrain_padded\t8\t12\t1024\t40\t58\tmicro-batch 8, 12 passes
+qwen3-4b\ttrain_shared\t8\t12\t1024\t21\t57.5\tmicro-tokens 16384, 4 passes
 qwen3-4b\tgrade\t8\t12\t1024\t0.75\t57\t
 qwen3-4b\tlargest_G_mb8\t8\t20\t1024\t\t70\t
 """
@@ -34,6 +34,14 @@ def test_the_measured_step_comes_back(full):
     assert (e.rollout, e.training, e.grading) == pytest.approx((12.5, 21, 0.75 + full.grade_timeout))
     assert e.gib == pytest.approx(57.5, abs=0.1)
     assert "2026-01-02" in e.source
+
+
+def test_rows_with_prompts_of_their_own_are_estimated_from_padded_passes(full):
+    padded = from_bench(dataclasses.replace(full, share_prefix=False))
+    assert (padded.training, padded.gib) == pytest.approx((40, 58), abs=0.1)
+    cut = from_bench(dataclasses.replace(full, micro_tokens=1600))
+    assert from_bench(full).training < cut.training < padded.training, "a prompt that is cut runs again"
+    assert cut.gib < from_bench(full).gib
 
 
 def test_every_part_shrinks_with_the_group_the_length_and_the_model(full):
