@@ -66,7 +66,7 @@ def settings(found: Branches) -> str:
 def first_page(rule: Rule) -> str:
     """What one rule shows: which rungs hold, the ladder's figure, a sentence a rung."""
     parts = [f"## Rule {rule.name}, {len(rule.points)} branch points", holding(rule)]
-    if rule.rungs:
+    if any(r.main.n for r in rule.rungs):  # else plot_ladder draws none
         parts.append(
             f"![ladder](ladder-{rule.name}.png)\n\n*Fewer strict hacks in training than vanilla treated alike, and "
             f"pass at the end; dots: branch points, bars: 90% and 95% intervals of their mean, n of them. Bands: "
