@@ -159,10 +159,10 @@ def main() -> None:
     runs, branch, there = branches_of(cfg)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     todo = [run for run in runs[rank::world] if cfg.fresh or not (run.run_path() / "summary.json").exists()]
+    for run in runs[rank::world] if not cfg.fresh else []:
+        refuse_other(run.run_path(), dataclasses.asdict(run))  # a complete one too: other settings are another branch
     for run in todo:
         check_inputs(run)
-        if not cfg.fresh:
-            refuse_other(run.run_path(), dataclasses.asdict(run))
     if not todo:
         logger.info(f"all {len(runs)} branches are complete: nothing to do (--fresh runs them again)")
         return
