@@ -589,7 +589,8 @@ def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
         "--steps",
         "10",
     ]
-    window = terminal.Terminal([sys.executable, *words], 120, PYTHONPATH=str(REPO))
+    without_pueue = "/usr/bin:/bin"  # an installed one without a daemon is a warning above the table
+    window = terminal.Terminal([sys.executable, *words], 120, PYTHONPATH=str(REPO), PATH=without_pueue)
     assert window.finish() == 0
     lines = [line.split() for line in window.text() if line]
     assert lines[0][:3] == ["run", "state", "step"] and lines[0][-3:] == ["hack", "so", "far"]
