@@ -23,6 +23,7 @@ from grading.stream import GradingStream
 from grpo import completion_logprobs, group_advantages, k3
 from lib.distributed import Ranks
 from lib.packing import Passes
+from lib.spread import evenly
 from problems import Problem
 from problems.prompts import Prompts, prompts_of_step
 from rebound import Rebound
@@ -279,7 +280,7 @@ def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], 
             part = [g for g, n in zip(grades, names, strict=True) if n == name]
             strata.append({"step": step, "access": int(write_access), "stratum": name, "n": len(part), **rates(part)})
         split = "eval" if write_access else "eval-no-access"
-        for j in spread(len(picked), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
+        for j in evenly(range(len(picked)), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
             paid = reward(grades[j], write_access)
             graded = record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None)
             records.append(graded | prompts.shown(picked[j]))
@@ -292,7 +293,7 @@ def initial_policy_kl(
 ) -> float:
     """Mean k3 per token to the initial policy, on at most `rows` of the completions, spread over the problems."""
     cfg, total, tokens = run.cfg, 0.0, 0
-    chosen = spread(len(picked), rows)[run.ranks.rank :: run.ranks.world]
+    chosen = evenly(range(len(picked)), rows)[run.ranks.rank :: run.ranks.world]
     ids, written = [prompts.ids[picked[j]] for j in chosen], [completions[j] for j in chosen]
     for part in run.passes.split(ids, written):
         packed = run.passes.pack([ids[i] for i in part], [written[i] for i in part])
@@ -303,11 +304,6 @@ def initial_policy_kl(
         tokens += len(logp)
     total, tokens = run.ranks.sum(total, tokens)
     return total / tokens
-
-
-def spread(n: int, k: int) -> list[int]:
-    """At most k indices spread evenly over range(n)."""
-    return [i * n // min(n, k) for i in range(min(n, k))]
 
 
 def record(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 
+from lib.spread import evenly
+
 # Bytes that the fields of a row take beside its completion.
 FIELDS = 450
 
@@ -22,17 +24,13 @@ def cost(record: dict) -> int:
 
 def fitting(records: list[dict], allowance: float) -> list[dict]:
     """As many of the records as cost no more than `allowance`, evenly spread."""
-    n = len(records)
-    k = n if sum(map(cost, records)) <= allowance else max(0, math.floor(allowance * n / sum(map(cost, records))))
-    while k and sum(cost(records[i * n // k]) for i in range(k)) > allowance:
+    costs = [cost(record) for record in records]
+    k, total = len(costs), sum(costs)
+    if total > allowance:
+        k = max(0, math.floor(allowance * k / total))
+    while k and sum(evenly(costs, k)) > allowance:
         k -= 1
     return evenly(records, k)
-
-
-def evenly(records: list[dict], most: int) -> list[dict]:
-    """At most `most` of the records, evenly spread."""
-    n, k = len(records), min(len(records), most)
-    return [records[i * n // k] for i in range(k)]
 
 
 class RolloutBudget:

@@ -27,10 +27,9 @@ from loguru import logger
 
 from lib.errors import AT_END, UserError
 from lib.files import REPO, read_json
+from lib.spread import evenly
 
 PROJECT = "projected-grpo"
-# What each is imported from, and installed as.
-PACKAGES = {"trackio": "trackio", "wandb": "wandb", "tensorboard": "tensorboard"}
 # Messages that wait for a slow tracker; what comes beyond them is dropped.
 ROOM = 256
 # Rollouts of an evaluation, or of a step that keeps some, that are shown as traces.
@@ -41,10 +40,10 @@ LOG = "track.log"
 
 
 def check_tracker(kind: str) -> None:
-    """Raises UserError where the tracker is not installed."""
-    if kind != "off" and importlib.util.find_spec(PACKAGES[kind]) is None:
-        install = f"uv pip install --python .venv/bin/python {PACKAGES[kind]}"
-        raise UserError(f"--track {kind} needs the package {PACKAGES[kind]}: `{install}`, or leave the flag out")
+    """Raises UserError where the tracker, a package of the same name, is not installed."""
+    if kind != "off" and importlib.util.find_spec(kind) is None:
+        install = f"uv pip install --python .venv/bin/python {kind}"
+        raise UserError(f"--track {kind} needs the package {kind}: `{install}`, or leave the flag out")
 
 
 class Tracker:
@@ -73,11 +72,11 @@ class Tracker:
 
     def evaluation(self, row: dict, strata: list[dict], records: list[dict]) -> None:
         """A row of evals.tsv, its rows of strata.tsv, and its completions."""
-        self._tell({"step": row["step"], "eval": numbers(row), "strata": strata, "traces": some(records)})
+        self._tell({"step": row["step"], "eval": numbers(row), "strata": strata, "traces": evenly(records, TRACES)})
 
     def rollouts(self, step: int, records: list[dict]) -> None:
         """Training completions of a step."""
-        self._tell({"step": step, "traces": some(records)})
+        self._tell({"step": step, "traces": evenly(records, TRACES)})
 
     def finish(self) -> None:
         """Let the tracker end, for at most PATIENCE seconds."""
@@ -126,12 +125,6 @@ class Tracker:
 def numbers(row: dict) -> dict[str, float]:
     """The finite numbers of a row, but its step."""
     return {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float) and math.isfinite(v)}
-
-
-def some(records: list[dict]) -> list[dict]:
-    """At most TRACES of them, spread evenly."""
-    n = min(TRACES, len(records))
-    return [records[i * len(records) // n] for i in range(n)]
 
 
 # --- the tracker's side, in its own process ---

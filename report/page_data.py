@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 
+from lib.spread import evenly
 from report.runs import RunRecord
 from report.samples import read_lines
 
@@ -39,12 +40,6 @@ def grade_word(row: dict) -> str:
     return "wrong" if row.get("compiles") else "broken"
 
 
-def spread_evenly(rows: list, most: int) -> list:
-    """At most `most` of the rows, evenly spread, in order."""
-    k = min(len(rows), most)
-    return [rows[i * len(rows) // k] for i in range(k)]
-
-
 def chosen(rows: list[dict], most: int) -> list[dict]:
     """At most `most` rows of one run: the largest even share of every (step, split) that fits, in file order."""
     if len(rows) <= most:
@@ -55,12 +50,12 @@ def chosen(rows: list[dict], most: int) -> list[dict]:
 
     def share(k: int) -> list[int]:
         each = {key: k if key[1] == "train" else EVALUATION * k for key in groups}
-        return sorted(i for key, places in groups.items() for i in spread_evenly(places, each[key]))
+        return sorted(i for key, places in groups.items() for i in evenly(places, each[key]))
 
     k = 1
     while len(share(k + 1)) <= most:
         k += 1
-    return spread_evenly([rows[i] for i in share(k)], most)
+    return evenly([rows[i] for i in share(k)], most)
 
 
 def run_rows(run: RunRecord) -> list[dict]:
