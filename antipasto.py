@@ -32,6 +32,7 @@ from tqdm import tqdm
 from config import ModelConfig
 from lib import models
 from lib.errors import AdapterError
+from lib.families import FAMILIES
 from lib.fused import fuse
 from lib.svd import cached_svd
 from lib.tensors import save_atomic
@@ -143,8 +144,6 @@ TARGET = re.compile(
     r"(^|\.)layers\.\d+\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$"
 )
 LAYER = re.compile(r"layers\.(\d+)\.")
-# Their blocks add the MLP's output to the residual as it is; elsewhere a norm may read it first.
-PRE_NORM = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 
 
 class SVDLinear(nn.Module):
@@ -257,16 +256,18 @@ class Adapter:
     @contextmanager
     def at_zero(self) -> Iterator[None]:
         """Within the context every delta_S is zero, for sampling from the base model; then the values are back."""
-        before = [p.detach().clone() for p in self.delta().values()]
-        with torch.no_grad():
-            for p in self.delta().values():
-                p.zero_()
+        before = {name: p.detach().clone() for name, p in self.delta().items()}
+        self.load({name: torch.zeros_like(value) for name, value in before.items()})
         try:
             yield
         finally:
-            with torch.no_grad():
-                for p, value in zip(self.delta().values(), before, strict=True):
-                    p.copy_(value)
+            self.load(before)
+
+    @torch.no_grad()
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Set delta_S to {module: [r]}. Raises KeyError where a module is missing."""
+        for name, p in self.delta().items():
+            p.copy_(values[name])
 
     def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
         """Write delta_S alone, {module: [r] fp32}, atomically."""
@@ -290,7 +291,8 @@ def targets(model: nn.Module) -> list[tuple[str, nn.Linear]]:
 def wrap_linear(model: nn.Module, name: str, U: Tensor, S: Tensor, Vh: Tensor) -> SVDLinear:
     """Put an SVDLinear in the place of the Linear called `name`, which it keeps; U, S, Vh: its SVD."""
     module = SVDLinear(model.get_submodule(name), U, S, Vh)
-    module.ends_block = getattr(model.config, "model_type", "") in PRE_NORM and name.endswith("mlp.down_proj")
+    # Pre-norm blocks add the MLP's output to the residual as it is; elsewhere a norm may read it first.
+    module.ends_block = getattr(model.config, "model_type", "") in FAMILIES and name.endswith("mlp.down_proj")
     model.set_submodule(name, module)
     return module
 

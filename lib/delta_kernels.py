@@ -14,9 +14,9 @@ import functools
 import torch
 import triton
 import triton.language as tl
-from loguru import logger
 from torch import Tensor
 
+from lib.agreement import agrees
 from lib.delta_rule import ragged_convolution
 
 
@@ -108,13 +108,4 @@ def largest_error(device: torch.device) -> float:
 @functools.cache
 def usable(device: torch.device) -> bool:
     """Whether the kernels compile on this GPU and agree with plain torch."""
-    try:
-        error = largest_error(device)
-    except Exception as failure:  # of Triton's compiler, the driver or the launch
-        said = " ".join(str(failure).split())[:200]
-        logger.warning(f"convolutions of gated delta nets without Triton kernels ({said}): slower")
-        return False
-    if not error < 1e-4:
-        logger.warning(f"convolutions of gated delta nets without Triton kernels, which are off by {error:.0%}: slower")
-        return False
-    return True
+    return agrees("convolutions of gated delta nets without Triton kernels", lambda: largest_error(device), 1e-4)

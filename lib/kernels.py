@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from loguru import logger
 from torch import Tensor
+
+from lib.agreement import agrees
 
 # Lower than any logit, and finite: a lane that saw nothing is no nan.
 LOWEST = tl.constexpr(-1.0e30)
@@ -188,12 +189,4 @@ def largest_error(device: torch.device, dtype: torch.dtype) -> float:
 @functools.cache
 def usable(device: torch.device) -> bool:
     """Whether the kernels compile on this GPU and agree with plain torch to bf16's resolution."""
-    try:
-        error = largest_error(device, torch.bfloat16)
-    except Exception as failure:  # of Triton's compiler, the driver or the launch
-        logger.warning(f"training without Triton kernels ({' '.join(str(failure).split())[:200]}): slower")
-        return False
-    if not error < 0.02:
-        logger.warning(f"training without Triton kernels, which are off by {error:.0%} here: slower")
-        return False
-    return True
+    return agrees("training without Triton kernels", lambda: largest_error(device, torch.bfloat16), 0.02)

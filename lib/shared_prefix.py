@@ -26,24 +26,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lib.agreement import agrees
+from lib.families import other_architecture
 from lib.fused import HALF, training_kernels
 from lib.shared_delta import take_layouts
 
-# Architectures whose attention is transformers' function of (query, key, value) alone; Qwen3.5's gated delta nets carry
-# a state in the place of keys: lib/shared_delta.py.
-FAMILIES = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 NAME = "shared_prefix"
 
 
 def unshareable(model: nn.Module) -> str | None:
     """Why completions cannot share their prompt in `model`, or None where they can."""
-    config = model.config
-    if config.model_type not in FAMILIES:
-        return f"{config.model_type} is not one of {', '.join(FAMILIES)}"
-    known = {"full_attention", "linear_attention"} if config.model_type == "qwen3_5_text" else {"full_attention"}
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) - known:
-        return "some layers are not full attention"
-    if getattr(config, "attention_dropout", 0):
+    if reason := other_architecture(model.config):
+        return reason
+    if getattr(model.config, "attention_dropout", 0):
         return "its attention has dropout"
     return None
 
@@ -295,7 +290,8 @@ def flash_works(device: torch.device) -> bool:
     layout = Layout([5, 70], [[3, 1], [40, 9, 17]], device)
     shapes = [(4, 145, 64), (2, 145, 64), (2, 145, 64), (4, 145, 64)]
     q, k, v, up = (torch.randn(shape, generator=g, device=device) for shape in shapes)
-    try:
+
+    def error() -> float:
         with torch.enable_grad():
             exact = [t.clone().requires_grad_() for t in (q, k, v)]
             want = layout._attend_gathered(*exact, 0.125)
@@ -304,11 +300,6 @@ def flash_works(device: torch.device) -> bool:
             got = SharedFlash.apply(*half, layout, 0.125)
             gots = (got, *torch.autograd.grad(got, half, up.bfloat16().transpose(0, 1)))
         pairs = ((a.detach().transpose(0, 1).float(), b.detach()) for a, b in zip(gots, wants, strict=True))
-        worst = max(float((a - b).norm() / b.norm()) for a, b in pairs)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        logger.warning(f"shared prompts without flash attention ({error}): slower")
-        return False
-    if not worst < 0.03:
-        logger.warning(f"shared prompts without flash attention, which is off by {worst:.0%} here: slower")
-        return False
-    return True
+        return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+    return agrees("shared prompts without flash attention", error, 0.03)

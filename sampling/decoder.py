@@ -13,24 +13,20 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 
+from lib.families import other_architecture
 from sampling.delta_net import DeltaNetLayer
 from sampling.layers import DecoderLayer, MixerLayer, PrefillSlice, TorchStep, rms_norm
 from sampling.linear import StackedLinear
 
-LEAN_TYPES = ("qwen2", "qwen3", "qwen3_5_text", "llama")
 # Rotary frequencies that do not depend on the length of the row.
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 def lean_reason(model: nn.Module) -> str | None:
     """Why the written-out decoder cannot run `model`, or None where it can."""
-    config = model.config
-    if config.model_type not in LEAN_TYPES:
-        return f"{config.model_type} is not one of {', '.join(LEAN_TYPES)}"
-    known = {"full_attention", "linear_attention"} if config.model_type == "qwen3_5_text" else {"full_attention"}
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) - known:
-        return "some layers are not full attention"
-    if (config.rope_parameters or {}).get("rope_type", "default") not in STATIC_ROPE:
+    if reason := other_architecture(model.config):
+        return reason
+    if (model.config.rope_parameters or {}).get("rope_type", "default") not in STATIC_ROPE:
         return "its rotary frequencies depend on the length"
     return None
 

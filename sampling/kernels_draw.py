@@ -12,9 +12,9 @@ import functools
 import torch
 import triton
 import triton.language as tl
-from loguru import logger
 from torch import Tensor
 
+from lib.agreement import agrees
 from sampling import noise
 
 CHUNKS = 128
@@ -102,11 +102,4 @@ def disagreement(device: torch.device, rows: int = 50) -> float:
 @functools.cache
 def usable(device: torch.device) -> bool:
     """Whether the kernels compile on this GPU and draw what noise.draw draws."""
-    try:
-        worst = disagreement(device)
-    except Exception as failure:  # of Triton's compiler, the driver or the launch
-        logger.warning(f"drawing tokens without Triton kernels ({' '.join(str(failure).split())[:200]}): slower")
-        return False
-    if not worst < 1e-3:
-        logger.warning(f"drawing tokens without Triton kernels, which differ by {worst} here: slower")
-    return worst < 1e-3
+    return agrees("drawing tokens without Triton kernels", lambda: disagreement(device), 1e-3)
