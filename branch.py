@@ -172,10 +172,7 @@ def main() -> None:
     check_gradable(*problems)
     with Grader(workers=first.workers, timeout_s=first.grade_timeout, isolation=first.isolation) as grader:
         stage = set_stage(first, device, Ranks(), grader, problems)
-        if stage.adapter.weights_sha256 != there.get("weights_sha256"):
-            raise UserError(
-                f"{first.model} has other weights than those that {cfg.parent} was trained on: pass --model"
-            )
+        stage.refuse_other_weights(first.model, there, cfg.parent)
         if there.get("problems_sha256", "") not in ("", problems_sha256(*problems)):
             raise UserError(f"the problems are not those that {cfg.parent} was trained on: restore its files")
         for number, run in enumerate(todo, 1):

@@ -43,7 +43,6 @@ from problems.sources import split_problems
 from record.takeoff import file_of, load_branch_point
 from report.diagnoses import combined, combined_md, plot_diagnoses, plot_diagnosis
 from rewards import Grader, reward
-from rollouts import Run
 from stage import Stage, set_stage
 
 FOLDS = 5
@@ -162,8 +161,7 @@ def stage_for(parent: Config, there: dict, path: Path, grader: Grader) -> Stage:
     problems = split_problems(parent.problems, parent.eval_file, parent.n_eval)
     check_gradable(*problems)
     stage = set_stage(parent, pick_device(parent.device, parent.preset, parent.threads), Ranks(), grader, problems)
-    if stage.adapter.weights_sha256 != there.get("weights_sha256"):
-        raise UserError(f"{parent.model} has other weights than those that {path} was trained on: pass --model")
+    stage.refuse_other_weights(parent.model, there, path)
     return stage
 
 
@@ -171,22 +169,8 @@ def diagnose(cfg: DiagnoseConfig, path: Path, stage: Stage, parent: Config) -> t
     """(rows of the table, what they were measured on) of one branch point."""
     # The parent as it was at the point, and rollouts by noise of their own.
     point = load_branch_point(file_of(path, cfg.at))
-    with torch.no_grad():
-        for name, p in stage.adapter.delta().items():
-            p.copy_(point.tensors[f"delta_S.{name}"])
-    run = Run(
-        cfg=parent,
-        device=stage.device,
-        model=stage.model,
-        tokenizer=stage.tokenizer,
-        adapter=stage.adapter,
-        v_hack=None,
-        grader=stage.grader,
-        sampler=stage.sampler,
-        prompts=stage.prompts(ARMS["vanilla"].write_access),
-        rebound=None,
-        share=stage.share,
-    )
+    stage.adapter.load({name: point.tensors[f"delta_S.{name}"] for name in stage.adapter.modules})
+    run = stage.run(parent, stage.prompts(ARMS["vanilla"].write_access))
     prompts, completions, grades = sampled(run, run.prompts, cfg.rollouts, "diagnose")
     hack_B = torch.tensor([g.hack for g in grades])
     n, hacks = len(hack_B), int(hack_B.sum())

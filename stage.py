@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,7 @@ from lib.shared_prefix import share_prefix
 from problems import Problem
 from problems.prompts import Prompts, tokenise
 from rewards import Grader
-from rollouts import HeldOut
+from rollouts import HeldOut, Run
 from sampling.sampler import Sampler
 
 
@@ -50,6 +51,17 @@ class Stage:
             open=tokenise(self.tokenizer, self.problems[1], write_access=True, names=names, **self.form),
             closed=tokenise(self.tokenizer, self.problems[1], write_access=False, **self.form),
         )
+
+    def run(self, cfg: Config, prompts: Prompts, **fields) -> Run:
+        """A run on this stage; fields: those of rollouts.Run that are not the stage's, such as v_hack."""
+        of_stage = ("device", "model", "tokenizer", "adapter", "grader", "sampler", "ranks", "share")
+        shared = {name: getattr(self, name) for name in of_stage}
+        return Run(cfg=cfg, prompts=prompts, **{"v_hack": None, "rebound": None} | shared | fields)
+
+    def refuse_other_weights(self, model: str, there: dict, path: str | Path) -> None:
+        """Raises UserError where a run's config.json, `there`, names other weights than the model's."""
+        if self.adapter.weights_sha256 != there.get("weights_sha256"):
+            raise UserError(f"{model} has other weights than those that {path} was trained on: pass --model")
 
 
 def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:

@@ -240,19 +240,10 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
     v_hack, v_sha = directions_for(cfg, stage.model, stage.tokenizer, stage.adapter)
     stage.ranks.copy_from_first((v_hack or {}).values())
     held_out = stage.held_out(cfg.eval_names)
-    run = Run(
-        cfg=cfg,
-        device=stage.device,
-        model=stage.model,
-        tokenizer=stage.tokenizer,
-        adapter=stage.adapter,
+    run = stage.run(
+        cfg,
+        stage.prompts(ARMS[cfg.arm].write_access),
         v_hack=v_hack,
-        grader=stage.grader,
-        sampler=stage.sampler,
-        prompts=stage.prompts(ARMS[cfg.arm].write_access),
-        rebound=None,
-        ranks=stage.ranks,
-        share=stage.share,
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
     fit_to_memory(run, held_out)

@@ -103,14 +103,12 @@ def trained_delta(cfg: ExportConfig, weights_sha256: str) -> tuple[dict[str, Ten
     return tensors, metadata.get("weights_sha256", "")
 
 
-@torch.no_grad()
 def set_delta(adapter: Adapter, delta: dict[str, Tensor], weights_sha256: str, where: str) -> None:
     """Put the trained delta_S into the adapter. Raises UserError where it belongs to other weights."""
     shapes = {name: p.shape for name, p in adapter.delta().items()}
     if weights_sha256 != adapter.weights_sha256 or {name: d.shape for name, d in delta.items()} != shapes:
         raise UserError(f"{where} was trained on other weights than this model's: pass --model with the ones it had")
-    for name, parameter in adapter.delta().items():
-        parameter.copy_(delta[name])
+    adapter.load(delta)
 
 
 def lora_tensors(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:

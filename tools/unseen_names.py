@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from loguru import logger
 
@@ -28,7 +27,7 @@ from lib.tensors import load_tensors
 from problems import EVALUATOR
 from problems.sources import split_problems
 from rewards import Grader
-from rollouts import Run, rates, sample_and_grade
+from rollouts import rates, sample_and_grade
 from sampling.noise import row_seed
 from stage import Stage, set_stage
 
@@ -61,24 +60,9 @@ def config_of(there: dict, cfg: NamesConfig) -> Config:
 
 def with_unseen_names(stage: Stage, cfg: Config, path: Path, samples: int) -> dict:
     """Rates of a run's delta_S on held-out prompts that name another evaluator."""
-    tensors = load_tensors(path / "delta_S.safetensors")[0]
-    with torch.no_grad():
-        for name, p in stage.adapter.delta().items():
-            p.copy_(tensors[name])
+    stage.adapter.load(load_tensors(path / "delta_S.safetensors")[0])
     prompts = stage.held_out(names=True).open
-    run = Run(
-        cfg=cfg,
-        device=stage.device,
-        model=stage.model,
-        tokenizer=stage.tokenizer,
-        adapter=stage.adapter,
-        v_hack=None,
-        grader=stage.grader,
-        sampler=stage.sampler,
-        prompts=prompts,
-        rebound=None,
-        share=stage.share,
-    )
+    run = stage.run(cfg, prompts)
     samples = samples or cfg.final_samples or cfg.eval_samples
     other = [i for i, name in enumerate(prompts.evaluators) if name != EVALUATOR]
     picked = [i for i in other for _ in range(samples)]
@@ -110,8 +94,7 @@ def main() -> None:
     check_gradable(*problems)
     with Grader(workers=first.workers, timeout_s=first.grade_timeout, isolation=first.isolation) as grader:
         stage = set_stage(first, pick_device(first.device, first.preset, first.threads), Ranks(), grader, problems)
-        if stage.adapter.weights_sha256 != there[todo[0]].get("weights_sha256"):
-            raise UserError(f"{first.model} has other weights than those that {todo[0]} was trained on: pass --model")
+        stage.refuse_other_weights(first.model, there[todo[0]], todo[0])
         for path in todo:
             found = with_unseen_names(stage, config_of(there[path], cfg), path, cfg.samples)
             write_json(path / "names.json", found)
