@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 
+import torch
 from loguru import logger
+
+
+@functools.cache
+def kernels_for(device: torch.device, module: str) -> ModuleType | None:
+    """The module of Triton kernels (lib.kernels, lib.delta_kernels) where its `usable(device)` says so, asked once.
+
+    None on a CPU and without Triton.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return None
+    return found if found.usable(device) else None
 
 
 def agrees(without: str, error: Callable[[], float], bound: float) -> bool:

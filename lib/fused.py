@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 
+from lib.agreement import kernels_for
 from lib.delta_rule import replace_refused_rule
 from lib.models import missing_kernels
 
@@ -26,16 +27,7 @@ def training_kernels(x: Tensor):
     """The module lib.kernels where it serves tensors such as `x` [*, *]; None on a CPU, in fp32 and without Triton."""
     if not (x.is_cuda and x.dtype in HALF and x.is_contiguous()):
         return None
-    return _kernels(x.device)
-
-
-@functools.cache
-def _kernels(device: torch.device):
-    try:
-        from lib import kernels
-    except ImportError:
-        return None
-    return kernels if kernels.usable(device) else None
+    return kernels_for(x.device, "lib.kernels")
 
 
 def fuse(model: nn.Module) -> None:

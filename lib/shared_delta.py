@@ -15,13 +15,16 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from lib.agreement import kernels_for
 from lib.delta_rule import chunk_rule, gates, heads, ragged_convolution, torch_chunk_rule
+
+KERNELS = "lib.delta_kernels"
 
 
 def take_layouts(net: nn.Module) -> None:
     """Have transformers' gated delta net take a `layout`; without one it is what it was."""
     plain = net.forward
-    triton_kernels(net.conv1d.weight.device)  # tried here, not in a forward whose tensors are being counted
+    kernels_for(net.conv1d.weight.device, KERNELS)  # tried here, not in a forward whose tensors are being counted
 
     @functools.wraps(plain)
     def forward(hidden_states: Tensor, cache_params=None, attention_mask=None, layout=None, **kwargs):
@@ -46,21 +49,9 @@ def shared_delta_net(net: nn.Module, x: Tensor, layout) -> Tensor:
 def convolve(mixed: Tensor, taps: Tensor, layout) -> Tensor:
     """silu of the causal convolution within each row, its prompt before it: mixed [L, C], taps [C, 1, K] -> [L, C]."""
     source, carried = layout.sources(taps.shape[-1])
-    if kernels := triton_kernels(mixed.device):
+    if kernels := kernels_for(mixed.device, KERNELS):
         return kernels.RaggedConvolution.apply(mixed, taps, source, carried)
     return ragged_convolution(mixed, taps, source)
-
-
-@functools.cache
-def triton_kernels(device: torch.device):
-    """The module lib.delta_kernels where it serves `device`; None on a CPU and without Triton."""
-    if device.type != "cuda":
-        return None
-    try:
-        from lib import delta_kernels
-    except ImportError:
-        return None
-    return delta_kernels if delta_kernels.usable(device) else None
 
 
 def _ragged(rule, parts: tuple[Tensor, ...], layout) -> Tensor:
