@@ -22,6 +22,7 @@ from loguru import logger
 
 from lib.errors import UserError, run_main
 from lib.files import jsonl
+from lib.spread import evenly
 from report.runs import ASIDE
 
 # Files of a run that are copied as they are.
@@ -86,16 +87,17 @@ def write_packed(target: Path, records: list[dict]) -> None:
 
 
 def samples(source: Path, k: int) -> str:
-    """Markdown with k rows of the last evaluation with write access, evenly spread, each with its grade."""
+    """Markdown with at most k rows of the last evaluation with write access, evenly spread, each with its grade."""
     with open(source) as lines:
         rows = [json.loads(line) for line in lines]
     last = max(r["step"] for r in rows if r["split"] == "eval")
     rows = [r for r in rows if r["split"] == "eval" and r["step"] == last]
-    text = f"# {source.parent.name}: {k} of {len(rows)} completions at step {last}, evenly spread, not selected\n"
-    for i in range(k):
-        r = rows[i * len(rows) // k]
+    shown = evenly(rows, k)
+    which = f"{len(shown)} of {len(rows)} completions at step {last}"
+    text = f"# {source.parent.name}: {which}, evenly spread, not selected\n"
+    for i, r in enumerate(shown, 1):
         facts = ", ".join(f"{name} {r[name]}" for name in FACTS)
-        text += f"\n## {i + 1}. problem {r['problem']}\n\n{facts}; {r['reason']}\n\n"
+        text += f"\n## {i}. problem {r['problem']}\n\n{facts}; {r['reason']}\n\n"
         text += "".join(f"    {line}\n" for line in r["completion"].splitlines())
     return text
 
