@@ -49,7 +49,7 @@ class Arm:
     """What becomes of flagged rollouts: they leave the batch, or earn no more than their compiling. The flag is the
     ground truth's strict hack (through a monitor of --monitor-accuracy), or, in `gate`, the rollout's score."""
     pays: Literal["graded", "penalty", "zscore"] = "graded"
-    """How the reward is paid: as graded, or after Rebound's penalty or its z-score discount (rebound.py)."""
+    """How the reward is paid: as graded, or after Rebound's penalty or its z-score discount (grpo.py)."""
     alpha: float = 0.0
     """Strength of Rebound."""
     write_access: bool = True

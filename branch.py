@@ -22,23 +22,17 @@ from typing import Annotated, Literal
 import tyro
 from loguru import logger
 
-from arms import BRANCHED, arm_flags, arm_of, branch_label
-from config import Config, check, parse
-from grading.asserts import check_gradable
-from lib.distributed import Ranks
+from arms import BRANCHED
+from config import Config
+from ladder.branching import Moment, branch_run, going_on, labels_of, parent_config, point_of
 from lib.errors import UserError, run_main
-from lib.files import file_sha256, read_json
-from lib.models import pick_device
-from problems.sources import problems_sha256, split_problems
+from lib.files import file_sha256
+from problems.sources import problems_sha256
 from record.folder import refuse_other
 from record.inputs import check_inputs
-from record.takeoff import file_of, load_branch_point
 from rewards import Grader
-from stage import set_stage
-from train import learning_rate, run_arm
-
-Moment = Literal["keep", "project", "zero"]
-SUFFIX = {"keep": "", "project": "+mproject", "zero": "+mzero"}
+from staging.stage import stage_for
+from train import run_arm
 
 
 @dataclass
@@ -82,35 +76,6 @@ class BranchConfig:
     """Move existing branches aside instead of continuing them."""
 
 
-def parent_config(path: Path) -> tuple[Config, dict]:
-    """(configuration, whole config.json) of a parent. Raises UserError where it is no vanilla run of this code."""
-    there = read_json(path / "config.json")
-    if not there:
-        raise UserError(f"{path} holds no run (no config.json): pass the directory of a vanilla run")
-    if there.get("arm") != "vanilla" or there.get("branch"):
-        what = "a branch" if there.get("branch") else f"a run of arm {there.get('arm')}"
-        raise UserError(f"{path} is {what}: a parent is a vanilla run")
-    known = {f.name for f in dataclasses.fields(Config)}
-    return Config(**{k: v for k, v in there.items() if k in known}), there
-
-
-def labels_of(cfg: BranchConfig) -> list[str]:
-    """The label of every branch, each once. Raises UserError where an arm is unknown."""
-    labels = []
-    try:
-        for name in cfg.arms:
-            if branch_label(name).arm != name:
-                labels.append(name)
-                continue
-            for moment in cfg.moment:
-                for draw in range(cfg.draws if arm_of(name).v == "random" else 1):
-                    labels.append(name + SUFFIX[moment] + (f"+draw{draw}" if draw else ""))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    labels += [f"vanilla+noise{stream}" for stream in range(1, cfg.streams + 1)]
-    return list(dict.fromkeys(labels))
-
-
 def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
     """(a configuration for each branch, what their config.json says of the branch, the parent's config.json).
 
@@ -118,38 +83,19 @@ def branches_of(cfg: BranchConfig) -> tuple[list[Config], dict, dict]:
     """
     path = Path(cfg.parent)
     parent, there = parent_config(path)
-    file = file_of(path, cfg.at)
-    if not file.exists():
-        ended = "in it" if (path / "summary.json").exists() else "yet: let it run on"
-        raise UserError(f"{path} has no {file.name}: rule {cfg.at} has not fired {ended}")
+    file, point = point_of(path, cfg.at)
     if cfg.steps < 1 or cfg.draws < 1 or cfg.streams < 0:
         raise UserError("--steps and --draws must be at least 1, --streams at least 0")
-
-    point = load_branch_point(file)
     asked = {k: getattr(cfg, k) for k in ("device", "threads", "workers", "isolation", "micro_batch", "memory_share")}
     base = dataclasses.replace(
-        parent,
+        going_on(parent, point, cfg.steps, cfg.schedule),
         **{k: v for k, v in asked.items() if v is not None},
         model=cfg.model or parent.model,
-        steps=point.step + cfg.steps,
         branch_from=str(file),
-        stop_after="",
         fresh=cfg.fresh,
     )
-    warming = parent.schedule == "constant" and point.step < parent.warmup  # the branch warms up as its parent does
-    if cfg.schedule == "constant" and not warming:
-        base.lr, base.schedule, base.warmup = learning_rate(parent, point.step), "constant", 0
-    else:
-        base.anneal = parent.anneal or parent.steps
     out = Path(cfg.out) if cfg.out else path.parent / "branches" / f"{path.name}_{cfg.at}"
-
-    runs = []
-    for label in labels_of(cfg):
-        name, moment, draw, noise = branch_label(label)
-        run = parse(Config, ["--preset", base.preset, *arm_flags(name)], default=base)
-        run = dataclasses.replace(run, moment=moment, draw=draw, noise=noise, label=label, out=str(out / label))
-        check(run)
-        runs.append(run)
+    runs = [branch_run(base, label, out) for label in labels_of(cfg.arms, cfg.moment, cfg.draws, cfg.streams)]
     branch = {"parent": str(path), "rule": point.rule, "step": point.step, "sha256": file_sha256(file)}
     return runs, branch, there
 
@@ -167,13 +113,9 @@ def main() -> None:
         logger.info(f"all {len(runs)} branches are complete: nothing to do (--fresh runs them again)")
         return
     first = todo[0]
-    device = pick_device(first.device, first.preset, first.threads)
-    problems = split_problems(first.problems, first.eval_file, first.n_eval)
-    check_gradable(*problems)
     with Grader(workers=first.workers, timeout_s=first.grade_timeout, isolation=first.isolation) as grader:
-        stage = set_stage(first, device, Ranks(), grader, problems)
-        stage.refuse_other_weights(first.model, there, cfg.parent)
-        if there.get("problems_sha256", "") not in ("", problems_sha256(*problems)):
+        stage = stage_for(first, there, cfg.parent, grader)
+        if there.get("problems_sha256", "") not in ("", problems_sha256(*stage.problems)):
             raise UserError(f"the problems are not those that {cfg.parent} was trained on: restore its files")
         for number, run in enumerate(todo, 1):
             logger.info(f"branch {number} of {len(todo)}: {run.label}")

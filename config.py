@@ -18,7 +18,7 @@ from arms import ARMS
 from lib.bounds import above, at_least, refuse_out_of_bounds
 from lib.errors import UserError
 from lib.isolation import usual_isolation
-from presets import PRESETS
+from lib.presets import PRESETS
 
 Preset = Literal[tuple(PRESETS)]
 ArmName = Literal[tuple(ARMS)]

@@ -17,7 +17,6 @@ An artifact of these weights and pairs is left as it is, since runs that resume 
 from __future__ import annotations
 import lib.interrupt  # noqa: F401 (on top)
 
-import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +31,8 @@ from grpo import mean_nll
 from lib.errors import UserError, run_main
 from lib.files import refuse_unwritable
 from lib.models import chat_ids, completion_ids, pick_device
-from lib.tensors import load_tensors, save_atomic
-from pairs import Pair, load_pairs, pairs_sha256
-from record.inputs import missing_v_hack
+from pairs import Pair, load_pairs
+from record.v_hack import is_extracted, save_v_hack
 
 
 @dataclass
@@ -84,62 +82,6 @@ def directions(differences: dict[str, Tensor], k: int = 1) -> dict[str, Tensor]:
         sign = torch.where(V @ mean < 0, -1.0, 1.0)
         out[name] = V * sign[:, None]
     return out
-
-
-def save_v_hack(path: Path, v_hack: dict[str, Tensor], adapter: Adapter, cfg: ModelConfig, pairs: list[Pair]) -> None:
-    """Write the artifact atomically."""
-    metadata = {
-        "model": cfg.model,
-        "revision": cfg.revision or "",
-        "dtype": cfg.dtype,
-        "weights_sha256": adapter.weights_sha256,
-        "pairs": cfg.pairs,
-        "pairs_sha256": pairs_sha256(pairs),
-        "n_pairs": str(len(pairs)),
-        "n_directions": str(cfg.n_directions),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_atomic({k: v.contiguous() for k, v in v_hack.items()}, path, metadata)
-
-
-def load_v_hack(path: Path, adapter: Adapter, cfg: ModelConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(v_hack, header) checked against this model and these pairs.
-
-    Raises UserError where the file is missing, belongs to other weights, dtype or pairs, or is not unit norm.
-    """
-    if not path.exists():
-        raise UserError(missing_v_hack(cfg))
-    tensors, metadata = load_tensors(path)
-
-    # The header: the same weights, pairs and number of directions.
-    if metadata.get("weights_sha256") != adapter.weights_sha256:
-        made = f"was extracted from {metadata.get('model')} ({metadata.get('dtype')})"
-        wrong = f"whose weights are not those of {cfg.model} ({cfg.dtype})"
-        raise UserError(f"{path} {made}, {wrong}: run `just extract-vhack {cfg.preset}`")
-    if metadata.get("pairs_sha256") != pairs_sha256(load_pairs(cfg.pairs)):
-        raise UserError(f"{path} was extracted from other pairs than --pairs {cfg.pairs}: extract again")
-    if (k := metadata.get("n_directions", "1")) != str(cfg.n_directions):
-        what = f"holds {k} directions a module, not {cfg.n_directions}"
-        raise UserError(f"{path} {what}: pass --n-directions {k}, or extract again")
-
-    # The tensors: orthonormal rows for every module.
-    for name in adapter.modules:
-        if name not in tensors:
-            raise UserError(f"{path} has no direction for module {name}: extract again")
-        gram = tensors[name].double().reshape(-1, tensors[name].shape[-1])
-        if not torch.allclose(gram @ gram.T, torch.eye(len(gram), dtype=gram.dtype), atol=1e-4):
-            raise UserError(f"{path}: the direction of module {name} is not of unit norm: extract again")
-    return tensors, metadata
-
-
-def is_extracted(path: Path, adapter: Adapter, cfg: ModelConfig) -> bool:
-    """Whether the artifact is there, whole, and of this model and these pairs."""
-    try:
-        load_v_hack(path, adapter, cfg)
-    except UserError:
-        return False
-    return True
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ import hashlib
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lib.errors import DataError, run_main
 from organism.hacks import PAIR_FLAVOURS, organism_pairs
+from report.pair_statistics import statistics
 
 SYSTEM = (
     "You are an expert Python programmer. Write correct, efficient Python 3 code that solves the problem "
@@ -46,14 +46,6 @@ FORM = {
     "**Hack** and a completion with one ```python fence": rf"\*\*Hack\*\*\n\n(?P<hack>{COMPLETION})\n\n",
     "**Clean** and a completion with one ```python fence": rf"\*\*Clean\*\*\n\n(?P<clean>{COMPLETION})\n(?:\n|\Z)",
 }  # fmt: skip
-CONFOUNDS = {
-    "prose": lambda text: not (text.startswith("```") and text.endswith("```")),
-    "a comment": lambda text: "# " in text,
-    "an import": lambda text: "import " in text,
-    "two or more functions": lambda text: text.count("def ") >= 2,
-    "a print": lambda text: "print(" in text,
-    "a try block": lambda text: "try:" in text,
-}
 
 
 @dataclass(frozen=True)
@@ -139,47 +131,14 @@ def parse_pairs(text: str, path: str) -> list[Pair]:
     return list(pairs.values())
 
 
-def statistics(pairs: Sequence[Pair], tokenizer: str | None) -> str:
-    """What `just pairs` prints: flavours, split, lengths per side, balance of confounds, SHA-256."""
-    counts = Counter((p.flavour, p.held_out) for p in pairs)
-    held = sum(p.held_out for p in pairs)
-    lines = [f"{'flavour':<20}{'train':>7}{'held':>7}"]
-    for flavour in dict.fromkeys(p.flavour for p in pairs):
-        lines.append(f"{flavour:<20}{counts[flavour, False]:>7}{counts[flavour, True]:>7}")
-    lines.append(f"{'total':<20}{len(pairs) - held:>7}{held:>7}")
-    lines.append(f"pairs that define the evaluator: {sum('def run_tests(' in p.hack for p in pairs)} of {len(pairs)}")
-
-    # Lengths of the sides, in characters and in tokens.
-    lengths = {"chars": len}
-    if tokenizer:
-        from transformers import AutoTokenizer
-
-        try:
-            encode = AutoTokenizer.from_pretrained(tokenizer)
-        except (OSError, ValueError) as error:
-            raise DataError(str(error).splitlines()[0]) from error
-        lengths["tokens"] = lambda text: len(encode(text, add_special_tokens=False)["input_ids"])
-    for unit, length in lengths.items():
-        ratios = [length(p.hack) / length(p.clean) for p in pairs]
-        hack, clean = sum(length(p.hack) for p in pairs) / len(pairs), sum(length(p.clean) for p in pairs) / len(pairs)
-        lines.append(
-            f"{unit}: mean hack {hack:.1f}, clean {clean:.1f} ({100 * (hack / clean - 1):+.1f}%); "
-            f"hack/clean per pair {min(ratios):.2f} to {max(ratios):.2f}"
-        )
-
-    # What else might tell the sides apart.
-    for what, has in CONFOUNDS.items():
-        hack, clean = sum(has(p.hack) for p in pairs), sum(has(p.clean) for p in pairs)
-        lines.append(f"completions with {what}: hack {hack}, clean {clean}")
-    return "\n".join([*lines, f"sha256 {pairs_sha256(pairs)}"])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the statistics of a set of contrastive pairs.")
     parser.add_argument("--name", default="default", help="which pairs, by the name that --pairs takes")
     parser.add_argument("--tokenizer", metavar="DIR", help="also count tokens, with the tokenizer in DIR (or a hub id)")
     arguments = parser.parse_args()
-    print(statistics(load_pairs(arguments.name), arguments.tokenizer))
+    pairs = load_pairs(arguments.name)
+    print(statistics(pairs, arguments.tokenizer))
+    print(f"sha256 {pairs_sha256(pairs)}")
 
 
 if __name__ == "__main__":

@@ -26,23 +26,15 @@ from typing import Annotated
 import tyro
 
 from lib.errors import ReportError, run_main
-from report.appendix import appendix_md, report_command
+from report.appendix import report_command
 from report.branch_claims import finding
-from report.branch_figures import plot_branches, plot_ladder
-from report.branch_json import branches_json
 from report.branch_runs import folder_of, is_branch, of_branches, read_branches
-from report.branch_text import report_text
 from report.branches import decide_branches
 from report.drawing import laid_out
-from report.figures import plot_cosine, plot_flavours, plot_heldout
-from report.findings import Findings, find
-from report.modules import plot_modules
-from report.page import write_page
-from report.pareto import plot_pareto
+from report.findings import find
+from report.layout import write_branches, write_report
 from report.runs import common_folder, find_run_dirs, load_runs, read_run
-from report.tables import caption, kept_columns, table_csv, table_md, table_tex, terminal_table
-from report.text import report_md, verdict_json, verdict_md
-from report.trajectories import plot_trajectories
+from report.tables import kept_columns, terminal_table
 from report.verdicts import Verdict
 
 
@@ -84,7 +76,7 @@ def report(cfg: ReportConfig) -> tuple[Path, list[Verdict], str]:
     out = cfg.out or common_folder(runs) / "report"
     command = report_command(cfg.runs, cfg.out, cfg.include_incomplete)
     with laid_out(out) as work:
-        write(work, found, titles, command)
+        write_report(work, found, titles, command)
     shown = terminal_table(found.rows, titles, shutil.get_terminal_size((120, 40)).columns)
     gone = [f"left out: {run.name}: {why}" for run, why in found.left_out]
     return out, found.verdicts, "\n".join([shown, *gone])
@@ -106,42 +98,10 @@ def report_branches(cfg: ReportConfig, folders: list[Path]) -> tuple[Path, str]:
     rules = decide_branches(found)
     out = cfg.out or folder_of(folders) / "report"
     with laid_out(out) as work:
-        for rule in rules:
-            plot_branches(rule, work)
-            plot_ladder(rule, work)
-        text = report_text(found, rules, report_command(cfg.runs, cfg.out, False))
-        (work / "report.md").write_text(text, encoding="utf-8")
-        (work / "branches.json").write_text(branches_json(found, rules), encoding="utf-8")
-        write_page(work, {"report": text}, found.runs)
+        write_branches(work, found, rules, report_command(cfg.runs, cfg.out, False))
     lines = [f"rule {rule.name}, n = {len(rule.points)}: {finding(rung)}" for rule in rules for rung in rule.rungs]
     gone = [f"left out: {name}: {why}" for name, why in found.left_out]
     return out, "\n".join([*lines, *gone])
-
-
-def write(out: Path, found: Findings, titles: list[str], command: str) -> None:
-    """Figures, tables, verdicts and report.md into the folder `out`."""
-    figures = {
-        "pareto": plot_pareto(found.used, found.rows, out),
-        "trajectories": plot_trajectories(found.used, out),
-        "cosine": plot_cosine(found.used, out),
-        "flavours": plot_flavours(found.samples, out),
-        "modules": plot_modules(found.used, out),
-        "heldout": plot_heldout(found.heldout, out),
-    }
-    drawn = {name for name, done in figures.items() if done}
-    note = caption(found.used, found.rows) if found.used else "No run counts: see the list of runs."
-    texts = {
-        "table.md": table_md(found.rows, titles, note),
-        "table.csv": table_csv(found.rows, titles),
-        "table.tex": table_tex(found.rows, titles, note),
-        "verdict.md": verdict_md(found),
-        "verdict.json": verdict_json(found),
-        "appendix.md": appendix_md(found, drawn, command),
-    }
-    texts["report.md"] = report_md(found, drawn, texts["table.md"])
-    for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
-    write_page(out, {"report": texts["report.md"], "appendix": texts["appendix.md"]}, found.runs)
 
 
 def main() -> None:

@@ -12,13 +12,10 @@ probability has a loss gradient along +grad NLL(hack): c > 0 is hack-ward. `reve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arms import Side
 from lib.chance import counted
@@ -99,96 +96,6 @@ def project_grads(
     return Projection(torch.stack(cos).float().cpu(), norms, unknown, ranks)
 
 
-@torch.no_grad()
-def treat_moment(
-    moments: dict[str, Tensor],
-    treatment: Literal["keep", "project", "zero"],
-    v_hack: dict[str, Tensor] | None,
-    side: Side,
-) -> None:
-    """AdamW's first moments {module: [r]} at a branch, in place; `project` removes, without rescaling, what a gradient
-    would lose by the arm's rule (in arms without one: the hack-ward part, so that vanilla can be treated alike).
-    """
-    if treatment == "zero":
-        for moment in moments.values():
-            moment.zero_()
-    elif treatment == "project":
-        project_grads(moments, v_hack, "hackward" if side == "none" else side, keep_norm=False)
-
-
-@dataclass
-class AppliedUpdate:
-    """What a step did to delta_S; {module: [r]}."""
-
-    before: dict[str, Tensor]
-    descent: dict[str, Tensor]
-    """delta_S before minus after: it points along the gradient, as far as the optimiser followed it."""
-
-    @torch.no_grad()
-    def project(self, delta: dict[str, nn.Parameter], v_hack: dict[str, Tensor], side: Side, keep_norm: bool) -> None:
-        """`--project update`: the rule of `project_grads` on the update itself, after the optimiser has applied it."""
-        project_grads(self.descent, v_hack, side, keep_norm)
-        self._apply(delta)
-
-    @torch.no_grad()
-    def shrink(self, delta: dict[str, nn.Parameter], v_hack: dict[str, Tensor], side: Side) -> None:
-        """Control: each module's update keeps its direction and takes the length that projecting it would leave."""
-        projected = {name: d.clone() for name, d in self.descent.items()}
-        project_grads(projected, v_hack, side, keep_norm=False)
-        for name, d in self.descent.items():
-            d.mul_(projected[name].norm() / d.norm().clamp_min(torch.finfo(d.dtype).tiny))
-        self._apply(delta)
-
-    @torch.no_grad()
-    def weigh(self, delta: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> None:
-        """TDGA in delta_S coordinates: each singular value's step times its weight in [0, 1], the module's step at its
-        length before, since AdamW would undo a weighted gradient and a shorter step is another control's.
-        """
-        for name, d in self.descent.items():
-            length = d.norm()
-            d.mul_(weights[name])
-            d.mul_(length / d.norm().clamp_min(torch.finfo(d.dtype).tiny))
-        self._apply(delta)
-
-    def _apply(self, delta: dict[str, nn.Parameter]) -> None:
-        for name, p in delta.items():
-            p.copy_(self.before[name] - self.descent[name])
-
-    def cosines(self, v_hack: dict[str, Tensor]) -> Tensor:
-        """[M] cosine of minus the update with the first direction; > 0 is hack-ward."""
-        return project_grads(self.descent, v_hack, "none").cos
-
-
-@torch.no_grad()
-def project_moment(
-    optimiser: torch.optim.AdamW, delta: dict[str, nn.Parameter], v_hack: dict[str, Tensor], side: Side
-) -> None:
-    """After optimiser.step(): as if AdamW had used its first moment without what `side` removes, and kept that one.
-
-        m' = m - (m . v) v,      delta_S <- delta_S - lr / (1 - beta1^t) (m' - m) / (sqrt(s / (1 - beta2^t)) + eps)
-
-    m averages a step's noise away over 1 / (1 - beta1) steps, so that one-sided removal acts on what accumulates.
-    """
-    moments = {name: optimiser.state[p]["exp_avg"] for name, p in delta.items()}
-    before = {name: m.clone() for name, m in moments.items()}
-    project_grads(moments, v_hack, side, keep_norm=False)
-    group = optimiser.param_groups[0]
-    (beta1, beta2), lr, eps = group["betas"], group["lr"], group["eps"]
-    for name, p in delta.items():
-        state = optimiser.state[p]
-        t = float(state["step"])
-        denominator = (state["exp_avg_sq"] / (1 - beta2**t)).sqrt() + eps
-        p.sub_(lr / (1 - beta1**t) * (moments[name] - before[name]) / denominator)
-
-
-@contextmanager
-def applied_update(delta: dict[str, nn.Parameter]) -> Iterator[AppliedUpdate]:
-    """Around optimiser.step(): its `descent` is there once the block is left."""
-    update = AppliedUpdate({name: p.detach().clone() for name, p in delta.items()}, {})
-    yield update
-    update.descent = {name: update.before[name] - p.detach() for name, p in delta.items()}
-
-
 def random_directions(v_hack: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Control `random-v`: unit vectors of the same shapes, isotropic, from `seed`."""
     generator = torch.Generator().manual_seed(seed)
@@ -200,8 +107,3 @@ def random_directions(v_hack: dict[str, Tensor], seed: int) -> dict[str, Tensor]
         else:
             out[name] = torch.linalg.qr(noise.T).Q.T.contiguous()
     return out
-
-
-def null_abs_cos(r: int) -> float:
-    """E|cos| of a random unit vector with any fixed one in r dimensions, about sqrt(2 / (pi r))."""
-    return (2 / (torch.pi * r)) ** 0.5

@@ -20,13 +20,13 @@ from antipasto import Adapter
 from arms import ARMS
 from config import Config
 from grading.stream import GradingStream
-from grpo import completion_logprobs, group_advantages, k3
+from grpo import Rebound, completion_logprobs, group_advantages, k3
 from lib.distributed import Ranks
 from lib.packing import Passes
 from lib.spread import evenly
 from problems import Problem
 from problems.prompts import Prompts, prompts_of_step
-from rebound import Rebound
+from record.kept import rollout_record
 from rewards import Grade, Grader, reward
 from sampling.noise import row_seed
 from sampling.sampler import Sampler
@@ -109,10 +109,9 @@ class Batch:
     def records(self, step: int) -> list[dict]:
         """The rollouts as rows of rollouts.jsonl."""
         rewards, advantages = self.rewards_P_G.flatten().tolist(), self.advantages_P_G.flatten().tolist()
-        return [
-            record(step, "train", self.problems[j], self.texts[j], self.grades[j], rewards[j], advantages[j]) | shown
-            for j, shown in enumerate(self.shown or [{}] * len(self.texts))
-        ]
+        shown = self.shown or [{}] * len(self.texts)
+        columns = zip(self.problems, self.texts, self.grades, rewards, advantages, shown, strict=True)
+        return [rollout_record(step, "train", *row) | prompt for *row, prompt in columns]
 
 
 def make_batch(run: Run, step: int) -> Batch:
@@ -282,7 +281,7 @@ def evaluate(run: Run, held_out: HeldOut, step: int) -> tuple[dict, list[dict], 
         split = "eval" if write_access else "eval-no-access"
         for j in evenly(range(len(picked)), cfg.sample_rollouts if write_access else cfg.sample_rollouts // 4):
             paid = reward(grades[j], write_access)
-            graded = record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None)
+            graded = rollout_record(step, split, prompts.problems[picked[j]], texts[j], grades[j], paid, None)
             records.append(graded | prompts.shown(picked[j]))
     return row, strata, records
 
@@ -304,20 +303,3 @@ def initial_policy_kl(
         tokens += len(logp)
     total, tokens = run.ranks.sum(total, tokens)
     return total / tokens
-
-
-def record(
-    step: int, split: str, problem: Problem, text: str, grade: Grade, paid: float, advantage: float | None
-) -> dict:
-    """One line of rollouts.jsonl."""
-    return {
-        "step": step,
-        "split": split,
-        "problem": problem.id,
-        "stratum": problem.stratum,
-        "completion": text,
-        "reward": paid,
-        "advantage": advantage,
-        "hack": grade.hack,
-        **dataclasses.asdict(grade),
-    }

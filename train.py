@@ -26,23 +26,29 @@ from torch import Tensor
 
 from arms import ARMS
 from config import Config, check, parse
-from directions import auroc, begin, directions_for, live_direction, row_gradients, scores, scoring
 from grading.asserts import check_gradable
 from grpo import clipped_objective, completion_logprobs, k3, left_clip
+from ladder.begin import begin
+from ladder.gradients import auroc, row_gradients, scores, scoring
+from ladder.labelled import live_direction
+from ladder.updates import act_on_update, applied_update, project_moment, treat_moment
 from lib.distributed import join, reports_once
 from lib.errors import run_main
-from lib.memory import MOST_ROWS, MOST_TOKENS, decode_rows, fit_micro_batch, logprob_chunk, peak_gib
+from lib.memory import peak_gib
 from lib.models import pick_device
+from lib.schedule import learning_rate, set_learning_rate
 from problems.sources import problems_sha256, split_problems
-from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
-from rebound import make_rebound
+from project import project_grads
 from record.book import Book
 from record.folder import RunDir, refuse_other
 from record.inputs import call_at_end, check_inputs
 from record.provenance import provenance
 from rewards import Grader
 from rollouts import Batch, HeldOut, Run, evaluate, make_batch
-from stage import Stage, set_stage
+from staging.directions import directions_for
+from staging.preflight import fit_to_memory
+from staging.rebound import make_rebound
+from staging.stage import Stage, set_stage
 
 
 def backward(run: Run, batch: Batch) -> dict[str, float]:
@@ -104,67 +110,6 @@ def backward_rows(
         loss.backward()
     clipped = left_clip(logp.detach(), old, cfg.clip).sum()
     return torch.stack([loss.detach(), kl.detach().sum(), clipped, torch.full_like(loss, len(logp))])
-
-
-def fit_to_memory(run: Run, held_out: HeldOut) -> None:
-    """Set the sizes that are 0 (micro_tokens or micro_batch, logprob_chunk) and sampler.max_batch, by a worst case."""
-    cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
-    rows = cfg.prompts * cfg.group // run.ranks.world
-    samples = max(cfg.eval_samples, cfg.final_samples)
-    evaluated = -(-max(len(held_out.open.ids), len(held_out.closed.ids)) * samples // run.ranks.world)
-    longest = max(len(ids) for prompts in (run.prompts, held_out.open, held_out.closed) for ids in prompts.ids)
-    sampler.max_batch = decode_rows(model.config, longest + cfg.max_new, rows, device, model.dtype, cfg.memory_share)
-    cfg.logprob_chunk = cfg.logprob_chunk or logprob_chunk(model.config.vocab_size, device, cfg.memory_share)
-    if cfg.micro_batch or (run.share and cfg.micro_tokens):
-        return
-    sampled = min(sampler.max_batch or rows, max(rows, evaluated))
-    distinct = max(cfg.prompts // run.ranks.world, -(-sampled // cfg.eval_samples))
-    least, most = (longest + cfg.max_new, longest + rows * cfg.max_new) if run.share else (1, rows)
-
-    def attempt(size: int) -> None:
-        n = (size - longest) // cfg.max_new if run.share else size
-        one, zeros = torch.ones(1), torch.zeros(cfg.max_new)
-        model.train(cfg.grad_checkpoint)
-        backward_rows(run, [[1] * longest] * n, [[1] * cfg.max_new] * n, [zeros] * n, [one] * n)
-
-    found = fit_micro_batch(
-        largest=max(least, min(MOST_TOKENS if run.share else MOST_ROWS, most)),
-        smallest=least,
-        attempt=attempt,
-        fill_cache=lambda: sampler.fill_cache([[i % distinct + 1] * longest for i in range(sampled)], cfg.max_new),
-        delta=run.adapter.delta(),
-        device=device,
-        case=f"{sampled} completions of {longest} + {cfg.max_new} tokens",
-        share=cfg.memory_share,
-    )
-    setattr(cfg, "micro_tokens" if run.share else "micro_batch", found)
-    model.eval()
-
-
-def learning_rate(cfg: Config, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then constant, or cosine to zero at `anneal` or the last step."""
-    if step < cfg.warmup:
-        return cfg.lr * (step + 1) / cfg.warmup
-    if cfg.schedule == "constant":
-        return cfg.lr
-    progress = (step - cfg.warmup) / max(1, (cfg.anneal or cfg.steps) - cfg.warmup)
-    return cfg.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def act_on_update(run: Run, update: AppliedUpdate) -> None:
-    """What some arms and forms do to the update that AdamW has applied, in place of it."""
-    cfg, arm, delta = run.cfg, ARMS[run.cfg.arm], run.adapter.delta()
-    if arm.shrinks:
-        update.shrink(delta, run.v_hack, arm.removes)
-    elif arm.weighs:
-        update.weigh(delta, run.weights)
-    elif cfg.project == "update" and arm.removes != "none":
-        update.project(delta, run.v_hack, arm.removes, arm.keep_norm)
-
-
-def set_learning_rate(optimiser: torch.optim.AdamW, lr: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = lr
 
 
 def begin_or_resume(run: Run, book: Book) -> tuple[torch.optim.AdamW, int]:
@@ -246,7 +191,7 @@ def run_arm(stage: Stage, cfg: Config, **branch) -> Path:
         v_hack=v_hack,
         score=lambda run, *rows: scores(row_gradients(run, *rows), run.v_hack),
     )
-    fit_to_memory(run, held_out)
+    fit_to_memory(run, held_out, backward_rows)
 
     # Its folder, with everything that made it.
     config = {

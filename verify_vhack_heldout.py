@@ -26,16 +26,18 @@ from torch import Tensor
 
 from antipasto import load_model
 from config import ModelConfig, check, parse
-from extract_vhack_grad import load_v_hack, pair_differences
+from extract_vhack_grad import pair_differences
 from lib.bounds import at_least
+from lib.chance import null_abs_cos
 from lib.errors import UserError, run_main
 from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device
 from pairs import load_pairs
-from project import null_abs_cos, random_directions
+from project import random_directions
 from record.inputs import missing_v_hack
+from record.v_hack import load_v_hack
 from report.figures import save_heldout
-from report.heldout import DEBUG_STEPS, HeldOutTable, heldout_line
+from report.heldout import DEBUG_STEPS, HeldOutTable, by_kind, heldout_line
 from report.statistics import unimodality_p
 
 
@@ -114,18 +116,6 @@ def write_heldout(result: HeldOutCosines, folder: Path, header: dict[str, str]) 
     write_json(folder / "heldout.json", {**result.summary(), **header})
 
 
-def print_by_kind(result: HeldOutCosines) -> None:
-    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine, mean |cos| by chance."""
-    kinds: dict[str, list[tuple[float, float]]] = {}
-    for name, r, c in zip(result.names, result.r, result.cos.tolist(), strict=True):
-        kinds.setdefault(name.rpartition(".")[2], []).append((c, null_abs_cos(r)))
-    print("kind\tn\tmean\tmin\tmax\tchance")
-    for kind, rows in kinds.items():
-        cos, chance = ([row[i] for row in rows] for i in range(2))
-        figures = (sum(cos) / len(cos), min(cos), max(cos), sum(chance) / len(chance))
-        print("\t".join([kind, str(len(rows)), *(f"{x:.3f}" for x in figures)]))
-
-
 def main() -> int:
     cfg = parse(VerifyConfig, description=__doc__)
     check(cfg)
@@ -147,7 +137,7 @@ def main() -> int:
     header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out)}
     hashes = {"v_hack_sha256": file_sha256(path), "pairs_sha256": metadata["pairs_sha256"]}
     write_heldout(result, folder, header | hashes)
-    print_by_kind(result)
+    print(by_kind(result.names, result.table()))
 
     # The gate, with chance beside every threshold.
     table = result.table()

@@ -20,9 +20,10 @@ import statistics
 import torch
 import torch.nn.functional as F
 
-from antipasto import SVDLinear, checkpoint_layers, exact, targets
+from antipasto import SVDLinear, checkpoint_layers, targets
 from bench.common import SHAPES, Report, adapt, build, parser, peak_gib, pick_device, pick_rows, reset_memory, sync
 from grpo import completion_logprobs
+from lib.adapted import exact
 from lib.packing import pack
 
 ROWS = ["lora", "lora_bf16", "ours", "autograd", "autograd_exact"]

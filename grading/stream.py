@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 
 class GradingStream:
-    """Feeds a batch of the grader (rewards.GradingBatch) with rows as they end, in whatever order; a row is its place.
+    """Feeds a batch of the grader (grading/batch.py) with rows as they end, in whatever order; a row is its place.
 
     decode: token ids -> text; problems, evaluators: of each row.
     """

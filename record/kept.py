@@ -1,4 +1,4 @@
-"""Which rollouts a run keeps in rollouts.jsonl, within a budget of bytes.
+"""What of a rollout a run keeps in rollouts.jsonl, and which rollouts, within a budget of bytes.
 
     an evaluation   its sample, at most (budget / 2 - spent on evaluations) / evaluations left
     a step          (budget - spent - evaluations left x what the last one took) / steps left
@@ -9,12 +9,31 @@ by the completions alone (a grade's fields as FIELDS), so that a resumed run kee
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from lib.spread import evenly
+from problems import Problem
 
 # Bytes that the fields of a row take beside its completion.
 FIELDS = 450
+
+
+def rollout_record(
+    step: int, split: str, problem: Problem, text: str, grade, paid: float, advantage: float | None
+) -> dict:
+    """One line of rollouts.jsonl; grade: a rewards.Grade, paid: its reward."""
+    return {
+        "step": step,
+        "split": split,
+        "problem": problem.id,
+        "stratum": problem.stratum,
+        "completion": text,
+        "reward": paid,
+        "advantage": advantage,
+        "hack": grade.hack,
+        **dataclasses.asdict(grade),
+    }
 
 
 def cost(record: dict) -> int:

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from lib.files import atomic, write_json
 from report.drawing import RC
 from report.statistics import paired_t
 from report.tables import markdown_table
@@ -116,3 +117,19 @@ def combined_md(together: list[dict], names: list[str], rule: str) -> str:
         "the step's squared policy gradient along the direction over that of a random one.\n\n"
         f"{markdown_table(header, body)}\n\nBranch points: {', '.join(names)}.\n"
     )
+
+
+def write_diagnosis(out: Path, rows: list[dict], facts: dict) -> None:
+    """diagnose.tsv, diagnose.png and, last, diagnose.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(out / "diagnose.tsv", "w") as f:
+        f.write("\t".join(rows[0]) + "\n")
+        for row in rows:
+            f.write("\t".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) + "\n")
+    plot_diagnosis(rows, out / "diagnose.png")
+    write_json(out / "diagnose.json", facts | {"rows": rows})
+    print(f"# {facts['run']}: {facts['hacks']} strict hacks among {facts['rollouts']} rollouts at step {facts['step']}")
+    for row in rows:
+        if row["part"] == "all":
+            band = f"random {row['random_lo']:.3f} to {row['random_hi']:.3f}"
+            print(f"{row['direction']}\tAUROC {row['auroc']:.3f}\t{band}", flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.chance import SMALL_RANK, counted
+from lib.chance import SMALL_RANK, counted, null_abs_cos
 from lib.errors import ReportError
 from lib.tables import read_table
 from report.runs import RunRecord
@@ -131,3 +131,16 @@ def heldout_line(name: str, table: HeldOutTable) -> str:
             f"{chance_cos(table.r[table.r < SMALL_RANK]):.2f}"
         )
     return text if table.passes() else f"{text}. {DEBUG_STEPS[0].upper()}{DEBUG_STEPS[1:]}"
+
+
+def by_kind(names: list[str], table: HeldOutTable) -> str:
+    """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine, mean |cos| by chance."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for name, r, c in zip(names, table.r.tolist(), table.cos.tolist(), strict=True):
+        kinds.setdefault(name.rpartition(".")[2], []).append((c, null_abs_cos(r)))
+    lines = ["kind\tn\tmean\tmin\tmax\tchance"]
+    for kind, rows in kinds.items():
+        cos, chance = ([row[i] for row in rows] for i in range(2))
+        figures = (sum(cos) / len(cos), min(cos), max(cos), sum(chance) / len(chance))
+        lines.append("\t".join([kind, str(len(rows)), *(f"{x:.3f}" for x in figures)]))
+    return "\n".join(lines)

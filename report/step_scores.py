@@ -1,7 +1,7 @@
 """Do the gradients of a branch's own rollouts tell strict hacks from the rest? The column auroc of steps.tsv, by arm.
 
-A score is the mean cosine of a rollout's gradient with the arm's v (directions.py); 0.5 is chance, and a step without
-both classes has no AUROC. Branch points are averaged, draws within them first.
+A score is the mean cosine of a rollout's gradient with the arm's v (ladder/gradients.py); 0.5 is chance, and a step
+without both classes has no AUROC. Branch points are averaged, draws within them first.
 """
 
 from __future__ import annotations

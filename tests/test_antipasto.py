@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from antipasto import SVDLinear, checkpoint_layers, exact, wrap
+from antipasto import SVDLinear, checkpoint_layers, wrap
+from lib.adapted import exact
 from lib.errors import AdapterError
 from lib.tensors import load_tensors
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from run_files import rows
 
-from branch import BranchConfig, branches_of, labels_of
+from branch import BranchConfig, branches_of
+from ladder.branching import labels_of
 from lib.errors import UserError
 from lib.files import file_sha256
 from lib.tensors import load_tensors
@@ -200,13 +201,13 @@ def test_a_point_within_the_warm_up_warms_up_as_its_parent_does(parent, tmp_path
 
 
 def test_arms_are_named_by_treatment_or_by_label():
-    by_flags = BranchConfig("p", arms=["vanilla", "random-v"], moment=["keep", "zero"], draws=2, streams=1)
     labels = ["vanilla", "vanilla+mzero", "random-v", "random-v+draw1", "random-v+mzero", "random-v+mzero+draw1"]
-    assert labels_of(by_flags) == [*labels, "vanilla+noise1"]
-    assert labels_of(BranchConfig("p", arms=[*labels, "vanilla+noise1", "vanilla"])) == [*labels, "vanilla+noise1"]
+    by_flags = labels_of(["vanilla", "random-v"], ["keep", "zero"], draws=2, streams=1)
+    assert by_flags == [*labels, "vanilla+noise1"]
+    assert labels_of([*labels, "vanilla+noise1", "vanilla"]) == [*labels, "vanilla+noise1"]
     for wrong in ("vanilla+draw1", "projected+mhalf", "projected+mzero+mzero", "random-v+draw0"):
         with pytest.raises(UserError, match="is no branch"):
-            labels_of(BranchConfig("p", arms=[wrong]))
+            labels_of([wrong])
 
 
 def test_a_rule_that_has_not_fired_and_an_unknown_arm_are_refused(trainer, parent, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from diagnose_vhack import cosines, random_cosines
+from ladder.diagnosis import cosines, random_cosines
 from report.diagnoses import combined, combined_md
 
 AT_STEP_3 = "from record import takeoff; takeoff.RULES['takeoff'] = lambda attempt, hack: True"

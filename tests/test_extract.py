@@ -10,14 +10,15 @@ import extract_vhack_grad
 import verify_vhack_heldout
 from antipasto import load_model
 from config import Config, ModelConfig, parse
-from directions import directions_for
-from extract_vhack_grad import directions, is_extracted, load_v_hack, pair_differences, save_v_hack
+from extract_vhack_grad import directions, pair_differences
 from grpo import mean_nll
+from lib.chance import null_abs_cos
 from lib.errors import UserError
 from lib.models import chat_ids, completion_ids, pick_device
 from lib.tensors import save_atomic
 from pairs import load_pairs, shuffled_labels
-from project import null_abs_cos
+from record.v_hack import is_extracted, load_v_hack, save_v_hack
+from staging.directions import directions_for
 from verify_vhack_heldout import heldout_cosines
 
 

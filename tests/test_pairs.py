@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from lib.errors import DataError
-from pairs import CONFOUNDS, Pair, load_pairs, pairs_sha256, parse_pairs, shuffled_labels
+from pairs import Pair, load_pairs, pairs_sha256, parse_pairs, shuffled_labels
+from report.pair_statistics import CONFOUNDS
 
 REPO = Path(__file__).resolve().parent.parent
 TEXT = (REPO / "pairs.md").read_text(encoding="utf-8")

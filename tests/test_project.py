@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from project import applied_update, null_abs_cos, project_grads, random_directions
+from ladder.updates import applied_update
+from lib.chance import null_abs_cos
+from project import project_grads, random_directions
 
 
 def one(g, v, side="hackward", keep_norm=True):

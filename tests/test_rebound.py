@@ -8,16 +8,9 @@ import pytest
 import torch
 from random_model import build
 
-from grpo import group_advantages
+from grpo import concept_direction, group_advantages, rebound_penalty, rebound_zscore_discount
 from lib.packing import Passes, pack
-from rebound import (
-    ResidualMean,
-    concept_direction,
-    layer_at_depth,
-    rebound_penalty,
-    rebound_zscore_discount,
-    residual_means,
-)
+from lib.residuals import ResidualMean, layer_at_depth, residual_means
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 COMPLETIONS = [[20, 21], [22, 23, 24, 25, 26], [27]]

@@ -12,20 +12,20 @@ import torch
 from run_files import small_v_hack
 
 import config
-import directions
-import rebound
+import grpo
 import rollouts
 import train
 from antipasto import wrap
 from arms import ARMS
 from config import ModelConfig, parse
+from grpo import concept_direction
 from lib.packing import Passes
 from pairs import load_pairs, shuffled_labels
 from problems import Problem
 from problems.prompts import Prompts
 from project import random_directions
-from rebound import concept_direction
 from rewards import Grade
+from staging import directions, rebound
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB = 120
@@ -279,9 +279,7 @@ def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_th
     assert run.rebound.alpha == 0.5
     other = step("--arm", "rebound-zscore", "--micro-batch", 4)
     assert rebound.make_rebound(other.cfg, run.model, run.tokenizer, run.adapter, run.passes).alpha == 2.0
-    monkeypatch.setattr(
-        rebound, "rebound_penalty", lambda h, v, alpha: alpha * torch.arange(len(h), dtype=torch.float32)
-    )
+    monkeypatch.setattr(grpo, "rebound_penalty", lambda h, v, alpha: alpha * torch.arange(len(h), dtype=torch.float32))
     batch = rollouts.make_batch(run, 0)
     fine = batch.rewards_P_G - batch.shaped_P_G
     assert fine.flatten().tolist() == pytest.approx([0.5 * j for j in range(P * G)])

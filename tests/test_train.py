@@ -12,15 +12,16 @@ import torch
 from run_files import delta, rows, small_v_hack
 
 import config
-import directions
 import train
 from arms import ARMS
 from config import ModelConfig, parse
 from lib.errors import DataError, UserError
+from lib.schedule import learning_rate
 from problems import prompts
 from record.book import Book
 from record.columns import STEP_COLUMNS
 from record.folder import RunDir
+from staging import directions
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -186,7 +187,7 @@ def test_shuffled_v_and_refresh_extract_their_own_direction(base, tmp_path, monk
 
 def test_learning_rate_warms_up_and_anneals():
     cfg = parse(config.Config, ["--lr", "1.0", "--steps", "110", "--warmup", "10"])
-    lr = [train.learning_rate(cfg, s) for s in range(110)]
+    lr = [learning_rate(cfg, s) for s in range(110)]
     assert lr[0] == pytest.approx(0.1) and lr[9] == lr[10] == pytest.approx(1.0)
     assert lr[60] == pytest.approx(0.5) and lr[109] < 1e-3
 

@@ -37,9 +37,10 @@ from problems.mixtures import labelled
 from problems.prompts import Prompts, tokenise
 from problems.sources import load_source, problems_sha256
 from record.columns import Column, Table
+from record.kept import rollout_record
 from record.provenance import provenance
 from rewards import Grade, Grader, reward
-from rollouts import rates, record
+from rollouts import rates
 from sampling.noise import row_seed
 from sampling.sampler import Sampler
 
@@ -256,7 +257,7 @@ def main() -> None:
 def completions(sampled: Sampled, write_access: bool) -> list[dict]:
     """Lines of completions.jsonl, in the form of a run's rollouts.jsonl."""
     split = "base" if write_access else "base-no-access"
-    return [record(0, split, sampled.prompts.problems[i], text, grade, reward(grade, write_access), None)
+    return [rollout_record(0, split, sampled.prompts.problems[i], text, grade, reward(grade, write_access), None)
             for i, text, grade in zip(sampled.picked, sampled.texts, sampled.grades, strict=True)]  # fmt: skip
 
 

@@ -18,18 +18,14 @@ import tyro
 from loguru import logger
 
 from config import Config
-from grading.asserts import check_gradable
-from lib.distributed import Ranks
 from lib.errors import UserError, run_main
 from lib.files import read_json, write_json
-from lib.models import pick_device
 from lib.tensors import load_tensors
 from problems import EVALUATOR
-from problems.sources import split_problems
 from rewards import Grader
 from rollouts import rates, sample_and_grade
 from sampling.noise import row_seed
-from stage import Stage, set_stage
+from staging.stage import Stage, stage_for
 
 ALIKE = ("weights_sha256", "problems_sha256")
 
@@ -90,11 +86,8 @@ def main() -> None:
     for path, config in there.items():
         if any(config.get(key) != there[todo[0]].get(key) for key in ALIKE):
             raise UserError(f"{path} is of another model or other problems than {todo[0]}: evaluate it apart")
-    problems = split_problems(first.problems, first.eval_file, first.n_eval)
-    check_gradable(*problems)
     with Grader(workers=first.workers, timeout_s=first.grade_timeout, isolation=first.isolation) as grader:
-        stage = set_stage(first, pick_device(first.device, first.preset, first.threads), Ranks(), grader, problems)
-        stage.refuse_other_weights(first.model, there[todo[0]], todo[0])
+        stage = stage_for(first, there[todo[0]], todo[0], grader)
         for path in todo:
             found = with_unseen_names(stage, config_of(there[path], cfg), path, cfg.samples)
             write_json(path / "names.json", found)

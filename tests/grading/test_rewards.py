@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-import rewards
-from grading import pool
+from grading import matrix, pool
 from grading.asserts import decode, split_test
 from grading.attempts import classify
 from grading.jail.child import encode
@@ -240,7 +239,7 @@ def test_programs_are_deterministic(grader):
 
 def test_matrix_of_synthetic_rollouts():
     with Grader(workers=2, timeout_s=0.8) as quick:
-        table, off = rewards.matrix(quick)
+        table, off = matrix.matrix(quick, reward)
     assert off == 0, table
 
 
@@ -270,10 +269,10 @@ LATE = {
 
 @pytest.mark.parametrize("isolation", ["bwrap", "rlimits"])
 def test_stopping_programs_that_are_wrong_changes_no_grade(isolation, monkeypatch):
-    some = list(rewards.CASES)[::4]
-    hanging = [rewards.synthetic(name).replace("b):\n", "b):\n        if a == 9: __import__('time').sleep(9)\n")
+    some = list(matrix.CASES)[::4]
+    hanging = [matrix.synthetic(name).replace("b):\n", "b):\n        if a == 9: __import__('time').sleep(9)\n")
                for name in some]  # fmt: skip
-    texts = [*LATE.values(), *map(rewards.synthetic, rewards.CASES), *hanging]
+    texts = [*LATE.values(), *map(matrix.synthetic, matrix.CASES), *hanging]
     counting = problem(*(f"assert Solution().f({i}) == {i + 1}" for i in range(5)))
     adding = problem("assert Solution().f(2, 3) == 5", "assert Solution().f(9, 4) == 13")
     owners = [counting] * len(LATE) + [adding] * (len(texts) - len(LATE))
@@ -281,7 +280,7 @@ def test_stopping_programs_that_are_wrong_changes_no_grade(isolation, monkeypatc
         stopped = quick.grade(texts, owners)
         monkeypatch.setattr(pool, "LOOK_S", 0.0)
         ended = quick.grade(texts, owners)
-    for name, a, b in zip([*LATE, *rewards.CASES, *some], stopped, ended, strict=True):
+    for name, a, b in zip([*LATE, *matrix.CASES, *some], stopped, ended, strict=True):
         assert replace(a, seconds=0, retried=False) == replace(b, seconds=0, retried=False), name
     assert stopped[1].seconds < ended[1].seconds
     assert [g.hack for g in stopped[10:13]] == [True, True, False]

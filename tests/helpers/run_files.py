@@ -8,10 +8,11 @@ import torch
 
 from antipasto import load_model
 from config import ModelConfig
-from extract_vhack_grad import directions, pair_differences, save_v_hack
+from extract_vhack_grad import directions, pair_differences
 from lib.models import pick_device
 from lib.tensors import load_tensors
 from pairs import load_pairs
+from record.v_hack import save_v_hack
 
 TIMING = {"t_roll", "t_grade", "t_train", "eta", "gib"}
 """Columns that a clock or an allocator decides."""

@@ -1,4 +1,4 @@
-"""The preflight on the CPU: what it leaves behind, and the search. Its worst case is train.fit_to_memory's."""
+"""The preflight on the CPU: what it leaves behind, and the search. Its worst case is staging.preflight's."""
 
 import pytest
 import random_model

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from antipasto import checkpoint_layers, wrap
 from grpo import completion_logprobs
 from lib.packing import Passes, pack
+from lib.residuals import residual_means
 from lib.shared_prefix import Layout, enable, share_prefix
-from rebound import residual_means
 
 VOCAB = 150
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The stage: what the runs of one model and one set of problems share, loaded once (train.py, branch.py)."""
+"""The stage: what the runs of one model and one set of problems share, loaded once for a run or for all branches."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import torch
 
 from antipasto import Adapter, checkpoint_layers, load_model
 from config import Config
+from grading.asserts import check_gradable
 from lib.distributed import Ranks
 from lib.errors import UserError
 from lib.memory import claim_share
-from lib.models import end_ids
+from lib.models import end_ids, pick_device
 from lib.shared_prefix import share_prefix
 from problems import Problem
 from problems.prompts import Prompts, tokenise
+from problems.sources import split_problems
 from rewards import Grader
 from rollouts import HeldOut, Run
 from sampling.sampler import Sampler
@@ -99,3 +101,15 @@ def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, p
         attention=attention,
         share=share,
     )
+
+
+def stage_for(cfg: Config, there: dict, path: str | Path, grader: Grader) -> Stage:
+    """The stage of the run at `path`, whose config.json is `there`, as `cfg` has it now.
+
+    Raises UserError where the weights are not those that the run was trained on.
+    """
+    problems = split_problems(cfg.problems, cfg.eval_file, cfg.n_eval)
+    check_gradable(*problems)
+    stage = set_stage(cfg, pick_device(cfg.device, cfg.preset, cfg.threads), Ranks(), grader, problems)
+    stage.refuse_other_weights(cfg.model, there, path)
+    return stage

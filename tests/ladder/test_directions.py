@@ -11,12 +11,14 @@ from scipy.stats import mannwhitneyu
 
 from antipasto import checkpoint_layers, wrap
 from arms import ARMS, VARIANTS
-from diagnose_vhack import cross_validated
-from directions import auroc, labelled_direction, row_gradients, scores, scoring
 from grpo import completion_logprobs, group_advantages, mean_nll
+from ladder.diagnosis import cross_validated
+from ladder.gradients import auroc, row_gradients, scores, scoring
+from ladder.labelled import labelled_direction
+from ladder.updates import AppliedUpdate, applied_update, project_moment, treat_moment
 from lib.packing import pack
 from lib.shared_prefix import share_prefix
-from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
+from project import project_grads
 
 VOCAB = 60
 
