@@ -13,7 +13,8 @@ from rollouts import HeldOut, Run
 def fit_to_memory(run: Run, held_out: HeldOut, backward_rows: Callable[..., object]) -> None:
     """Set the sizes that are 0 (micro_tokens or micro_batch, logprob_chunk) and sampler.max_batch, by a worst case.
 
-    backward_rows: train.py's, the forward and backward of a micro-batch.
+    backward_rows: train.py's, the forward and backward of a micro-batch, which is tried with its rows scored, as a step
+    scores them.
     """
     cfg, sampler, model, device = run.cfg, run.sampler, run.model, run.device
     rows = cfg.prompts * cfg.group // run.ranks.world
@@ -30,9 +31,9 @@ def fit_to_memory(run: Run, held_out: HeldOut, backward_rows: Callable[..., obje
 
     def attempt(size: int) -> None:
         n = (size - longest) // cfg.max_new if run.share else size
-        one, zeros = torch.ones(1), torch.zeros(cfg.max_new)
+        one, zeros = torch.ones(()), torch.zeros(cfg.max_new)
         model.train(cfg.grad_checkpoint)
-        backward_rows(run, [[1] * longest] * n, [[1] * cfg.max_new] * n, [zeros] * n, [one] * n)
+        backward_rows(run, [[1] * longest] * n, [[1] * cfg.max_new] * n, [zeros] * n, [one] * n, scored=[])
 
     found = fit_micro_batch(
         largest=max(least, min(MOST_TOKENS if run.share else MOST_ROWS, most)),
