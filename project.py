@@ -96,6 +96,11 @@ def project_grads(
     return Projection(torch.stack(cos).float().cpu(), norms, unknown, ranks)
 
 
+def first_direction(v: Tensor) -> Tensor:
+    """[r] of a [r] or [k, r] direction."""
+    return v if v.dim() == 1 else v[0]
+
+
 def random_directions(v_hack: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Control `random-v`: unit vectors of the same shapes, isotropic, from `seed`."""
     generator = torch.Generator().manual_seed(seed)

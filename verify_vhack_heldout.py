@@ -33,11 +33,11 @@ from lib.errors import UserError, run_main
 from lib.files import atomic, file_sha256, naming, refuse_unwritable, write_json
 from lib.models import pick_device
 from pairs import load_pairs
-from project import random_directions
+from project import first_direction, random_directions
 from record.inputs import missing_v_hack
 from record.v_hack import load_v_hack
 from report.figures import save_heldout
-from report.heldout import DEBUG_STEPS, HeldOutTable, by_kind, heldout_line
+from report.heldout import DEBUG_STEPS, HeldOutTable, heldout_line, kinds_table
 from report.statistics import unimodality_p
 
 
@@ -80,11 +80,6 @@ class HeldOutCosines:
             "null_mean_abs": self.null.abs().mean().item(),
             "null_expected_abs": sum(map(null_abs_cos, self.r)) / len(self.r),
         }
-
-
-def first_direction(v: Tensor) -> Tensor:
-    """[r] of a [r] or [k, r] direction."""
-    return v if v.dim() == 1 else v[0]
 
 
 def heldout_cosines(differences: dict[str, Tensor], v_hack: dict[str, Tensor], null_seed: int = 0) -> HeldOutCosines:
@@ -137,7 +132,7 @@ def main() -> int:
     header = {"model": cfg.model, "pairs": cfg.pairs, "n_held_out": len(held_out)}
     hashes = {"v_hack_sha256": file_sha256(path), "pairs_sha256": metadata["pairs_sha256"]}
     write_heldout(result, folder, header | hashes)
-    print(by_kind(result.names, result.table()))
+    print(kinds_table(result.names, result.table()))
 
     # The gate, with chance beside every threshold.
     table = result.table()

@@ -15,6 +15,7 @@ from config import Config, check, parse
 from lib.errors import UserError
 from lib.files import read_json
 from lib.schedule import learning_rate
+from record.identity import config_of_run
 from record.takeoff import BranchPoint, file_of, load_branch_point
 
 Moment = Literal["keep", "project", "zero"]
@@ -30,8 +31,7 @@ def parent_config(path: Path) -> tuple[Config, dict]:
     if there.get("arm") != "vanilla" or there.get("branch"):
         what = "a branch" if there.get("branch") else f"a run of arm {there.get('arm')}"
         raise UserError(f"{path} is {what}: a parent is a vanilla run")
-    known = {f.name for f in dataclasses.fields(Config)}
-    return Config(**{k: v for k, v in there.items() if k in known}), there
+    return config_of_run(there), there
 
 
 def point_of(parent: Path, rule: str) -> tuple[Path, BranchPoint]:

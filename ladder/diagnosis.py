@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ladder.gradients import auroc
 from ladder.labelled import labelled_direction
+from project import first_direction
 
 # Folds of the cross-validated ceiling: a direction is made on four fifths of the rollouts and scores the rest.
 FOLDS = 5
@@ -22,8 +23,8 @@ def cosines(gradients: dict[str, Tensor], v: dict[str, Tensor]) -> dict[str, Ten
     """{module: [B] cosine of each row's gradient with v}."""
     out = {}
     for name, g in gradients.items():
-        first = v[name].cpu().float()
-        out[name] = torch.nn.functional.cosine_similarity(g, (first if first.dim() == 1 else first[0])[None], dim=1)
+        first = first_direction(v[name]).cpu().float()
+        out[name] = torch.nn.functional.cosine_similarity(g, first[None], dim=1)
     return out
 
 
@@ -80,8 +81,7 @@ def rows_of(gradients: dict[str, Tensor], hack_B: Tensor, advantage_B: Tensor, v
         for name, cos in per_module.items():
             share = float("nan")
             if name in vs and total > 0:
-                first = {n: vs[name][n].cpu().float() for n in members}
-                first = {n: v if v.dim() == 1 else v[0] for n, v in first.items()}
+                first = {n: first_direction(vs[name][n]).cpu().float() for n in members}
                 share = sum((step[n] @ first[n] / first[n].norm()).square().item() for n in members) / total
             rows.append(
                 {

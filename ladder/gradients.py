@@ -18,6 +18,7 @@ from torch import Tensor
 from grpo import completion_logprobs
 from lib.memory import MOST_ROWS
 from lib.packing import Packed, pack
+from project import first_direction
 from rollouts import Run
 
 SCORED_LAYERS = 6
@@ -54,8 +55,8 @@ def scores(gradients: dict[str, Tensor], v_hack: dict[str, Tensor]) -> Tensor:
     """[B] fp32: mean over modules of the cosine of each row's gradient with v (the first direction of a module)."""
     total = 0.0
     for name, g_B_r in gradients.items():
-        v = v_hack[name].to(g_B_r.device)
-        total = total + torch.nn.functional.cosine_similarity(g_B_r, (v if v.dim() == 1 else v[0])[None], dim=1)
+        v = first_direction(v_hack[name]).to(g_B_r.device)
+        total = total + torch.nn.functional.cosine_similarity(g_B_r, v[None], dim=1)
     return total / len(gradients)
 
 

@@ -14,6 +14,12 @@ from lib.run_fields import PROVENANCE, RESUMABLE
 DEFAULTS = dataclasses.asdict(Config(isolation="bwrap"))  # not what the environment says today
 
 
+def config_of_run(there: dict) -> Config:
+    """The configuration in a run's config.json, `there`, as far as this code has its fields."""
+    known = {f.name for f in dataclasses.fields(Config)}
+    return Config(**{k: v for k, v in there.items() if k in known})
+
+
 def differing(before: dict, config: dict) -> list[str]:
     """Fields of `config` in which a run with config.json `before` is another one, each with both of its values.
 

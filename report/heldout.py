@@ -133,7 +133,7 @@ def heldout_line(name: str, table: HeldOutTable) -> str:
     return text if table.passes() else f"{text}. {DEBUG_STEPS[0].upper()}{DEBUG_STEPS[1:]}"
 
 
-def by_kind(names: list[str], table: HeldOutTable) -> str:
+def kinds_table(names: list[str], table: HeldOutTable) -> str:
     """A row a kind of module (q_proj, up_proj, ...): how many, mean, least and largest cosine, mean |cos| by chance."""
     kinds: dict[str, list[tuple[float, float]]] = {}
     for name, r, c in zip(names, table.r.tolist(), table.cos.tolist(), strict=True):

@@ -22,6 +22,7 @@ from lib.errors import UserError, run_main
 from lib.files import read_json, write_json
 from lib.tensors import load_tensors
 from problems import EVALUATOR
+from record.identity import config_of_run
 from rewards import Grader
 from rollouts import rates, sample_and_grade
 from sampling.noise import row_seed
@@ -48,9 +49,8 @@ class NamesConfig:
 
 def config_of(there: dict, cfg: NamesConfig) -> Config:
     """The configuration of a run, where its model lies now."""
-    known = {f.name for f in dataclasses.fields(Config)}
     asked = {k: v for k in ("device", "workers") if (v := getattr(cfg, k)) is not None}
-    run = Config(**{k: v for k, v in there.items() if k in known})
+    run = config_of_run(there)
     return dataclasses.replace(run, model=cfg.model or run.model, **asked)
 
 
