@@ -67,6 +67,8 @@ class DiagnoseConfig:
     """None: as the run."""
     isolation: Literal["bwrap", "rlimits"] | None = None
     """None: as the run."""
+    micro_batch: int | None = None
+    """Rows a pass; None: as the run."""
 
 
 def diagnose(cfg: DiagnoseConfig, path: Path, stage: Stage, parent: Config) -> tuple[list[dict], dict]:
@@ -104,7 +106,8 @@ def main() -> None:
 
     # Each point that has not been diagnosed; the model is loaded for the first and must be that of the others.
     todo = [path for path in paths if len(paths) == 1 or not (outs[path] / "diagnose.json").exists()]
-    asked = {k: getattr(cfg, k) for k in ("device", "workers", "isolation") if getattr(cfg, k) is not None}
+    flags = ("device", "workers", "isolation", "micro_batch")
+    asked = {k: getattr(cfg, k) for k in flags if getattr(cfg, k) is not None}
     parents = {path: parent_config(path) for path in todo}
     with ExitStack() as stack:
         stage = None

@@ -19,6 +19,7 @@ import torch
 from antipasto import checkpoint_layers
 from bench.common import SHAPES, Report, adapt, batch_of, build, parser, pick_device, run_of, sync, vanilla_update
 from config import Config
+from lib.fused import fuse
 from lib.shared_prefix import share_prefix
 
 COLUMNS = ["model", "layout", "recompute", "rows", "tokens", "off_s", "on_s", "ratio"]
@@ -89,6 +90,7 @@ def main() -> None:
     model = build(args.model, device)
     if args.checkpoint:
         checkpoint_layers(model)
+    fuse(model)
     adapter = adapt(model)
     share_prefix(model)
     for layout in ("padded", "shared"):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from config import Config
 from grpo import completion_logprobs
 from lib.memory import MOST_ROWS
 from lib.packing import Packed, pack
@@ -22,6 +23,12 @@ from project import first_direction
 from rollouts import Run
 
 SCORED_LAYERS = 6
+
+
+def rows_a_pass(cfg: Config, longest: int) -> int:
+    """Rows of at most `longest` tokens in a padded forward: within micro_batch and, where it is set, micro_tokens."""
+    size = cfg.micro_batch or (MOST_ROWS if cfg.micro_tokens else 8)
+    return min(size, max(1, cfg.micro_tokens // longest)) if cfg.micro_tokens else size
 
 
 def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int]]) -> dict[str, Tensor]:
@@ -33,10 +40,7 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     """
     cfg, parts = run.cfg, []
     run.model.train(cfg.grad_checkpoint)
-    size = cfg.micro_batch or 8
-    if cfg.micro_tokens and not cfg.micro_batch:
-        longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
-        size = min(MOST_ROWS, max(1, cfg.micro_tokens // longest))
+    size = rows_a_pass(cfg, max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True)))
     for start in range(0, len(prompts), size):
         rows, ends = prompts[start : start + size], completions[start : start + size]
         packed = pack(rows, ends, run.tokenizer.pad_token_id, run.device, share=False)

@@ -23,16 +23,14 @@ KERNELS = "lib.delta_kernels"
 
 def take_layouts(net: nn.Module) -> None:
     """Have transformers' gated delta net take a `layout`; without one it is what it was."""
-    plain = net.forward
     kernels_for(net.conv1d.weight.device, KERNELS)  # tried here, not in a forward whose tensors are being counted
+    net.forward = functools.partial(_forward, net)  # a deep copy's is bound to the copy
 
-    @functools.wraps(plain)
-    def forward(hidden_states: Tensor, cache_params=None, attention_mask=None, layout=None, **kwargs):
-        if layout is None:
-            return plain(hidden_states, cache_params=cache_params, attention_mask=attention_mask, **kwargs)
-        return shared_delta_net(net, hidden_states[0], layout)[None]
 
-    net.forward = forward
+def _forward(net: nn.Module, hidden_states: Tensor, cache_params=None, attention_mask=None, layout=None, **kwargs):
+    if layout is None:
+        return type(net).forward(net, hidden_states, cache_params=cache_params, attention_mask=attention_mask, **kwargs)
+    return shared_delta_net(net, hidden_states[0], layout)[None]
 
 
 def shared_delta_net(net: nn.Module, x: Tensor, layout) -> Tensor:

@@ -115,13 +115,15 @@ def training_shares(problems: str, shares: dict[str, int]) -> tuple[list[Problem
 def evaluation(eval_file: str, n_eval: int, train: Sequence[Problem], mixed: bool) -> list[Problem]:
     """At most `n_eval` problems of --eval-file: a name, a path or a mixture; mixed: --problems is a mixture.
 
-    Where one of the two is a mixture, training problems are left out and the strata name the source. Raises UserError
-    where no problem is left.
+    The strata name the source where there are several. Where one of the two is a mixture, training problems are left
+    out. Raises UserError where no problem is left.
     """
     shares = mixture(eval_file, "--eval-file", SOURCES)
     trained = {prompt_of(p) for p in train}
     if shares is None and not mixed:
         found = load_held_out(eval_file)[:n_eval]
+        if len({p.source for p in found}) > 1:
+            found = labelled(found)
         if both := len(trained & {prompt_of(p) for p in found}):
             logger.warning(f"{both} of the {len(found)} evaluation problems are training problems too")
         return found

@@ -290,15 +290,16 @@ def decimal(value: float, digits: int = 1, sign: bool = False) -> str:
 
 
 def interval(c: Contrast) -> str:
-    """`-10.2 [-13.7, -6.8]`; the mean alone of one branch point, - of none."""
+    """`-10.2 [-13.7, -6.8]`; the mean alone of one branch point or of points that are all alike, - of none."""
     if not c.n:
         return "-"
-    return f"{c.mean:+.1f}" if c.n == 1 else f"{c.mean:+.1f} [{c.low:+.1f}, {c.high:+.1f}]"
+    alone = f"{c.mean:+.1f}" if c.n == 1 else f"{c.mean:+.1f}, each of {c.n}"
+    return f"{c.mean:+.1f} [{c.low:+.1f}, {c.high:+.1f}]" if math.isfinite(c.low) else alone
 
 
 def margin_cell(c: Contrast) -> str:
     """The 90% interval and what the equivalence test makes of it."""
-    return f"[{c.low90:+.1f}, {c.high90:+.1f}], {p_text(c.p_tost)}" if c.n > 1 else "-"
+    return f"[{c.low90:+.1f}, {c.high90:+.1f}], {p_text(c.p_tost)}" if math.isfinite(c.low90) else "-"
 
 
 def k_of_n(k: int, n: int) -> str:

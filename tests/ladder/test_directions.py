@@ -13,7 +13,7 @@ from antipasto import checkpoint_layers, wrap
 from arms import ARMS, VARIANTS
 from grpo import completion_logprobs, group_advantages, mean_nll
 from ladder.diagnosis import cross_validated
-from ladder.gradients import auroc, row_gradients, scores, scoring
+from ladder.gradients import auroc, row_gradients, rows_a_pass, scores, scoring
 from ladder.labelled import labelled_direction
 from ladder.updates import AppliedUpdate, applied_update, project_moment, treat_moment
 from lib.packing import pack
@@ -64,6 +64,13 @@ def test_per_row_gradients_stay_unshared_on_a_model_that_shares_prompts(run):
     run.cfg.micro_batch, run.cfg.micro_tokens = 0, 25
     for name, g in row_gradients(run, prompts, completions).items():
         torch.testing.assert_close(g, want[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_padded_pass_keeps_within_rows_and_tokens():
+    sizes = {(rows, tokens): rows_a_pass(SimpleNamespace(micro_batch=rows, micro_tokens=tokens), 100)
+             for rows in (0, 8, 64) for tokens in (0, 50, 800, 8192)}  # fmt: skip
+    assert sizes == {(0, 0): 8, (0, 50): 1, (0, 800): 8, (0, 8192): 32, (8, 0): 8, (8, 50): 1, (8, 800): 8,
+                     (8, 8192): 8, (64, 0): 64, (64, 50): 1, (64, 800): 8, (64, 8192): 64}  # fmt: skip
 
 
 def test_per_row_gradients_are_the_same_where_layers_are_recomputed(run):

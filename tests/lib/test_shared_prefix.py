@@ -1,5 +1,7 @@
 """Completions that share their prompt against rows that repeat it: logprobs, gradients, residuals, and float64."""
 
+import copy
+
 import pytest
 import random_model
 import torch
@@ -91,6 +93,15 @@ def test_float64_agrees_to_its_own_precision(tmp_path):
         hidden = [pack(prompts, completions, 0, "cpu", share) for share in (False, True)]
         padded, shared = (p.hidden(model)[p.predicts] for p in hidden)
     assert padded.dtype == torch.float64 and (padded - shared).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_deep_copy_in_another_dtype_runs_on_its_own_weights(share, tmp_path):
+    """As bench/step.py compares a bf16 model with its fp32 copy; a gated delta net's forward is bound to its module."""
+    model, _ = adapted("qwen3_5", tmp_path, torch.bfloat16)
+    packed = pack(*rows(groups=((5, 2),)), 0, CPU, share)
+    exact = completion_logprobs(copy.deepcopy(model).float(), packed, chunk=13)
+    torch.testing.assert_close(completion_logprobs(model, packed, chunk=13), exact, atol=0.1, rtol=0)
 
 
 def test_bf16_differs_as_two_batchings_of_padded_rows_do(tmp_path):

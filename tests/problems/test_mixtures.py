@@ -56,6 +56,13 @@ def test_two_files_are_taken_as_they_are(files):
     assert (train, held_out) == (load_problems(files[0]), load_problems(files[1])[:5])
 
 
+def test_strata_of_an_evaluation_file_of_several_sources_name_them(files, tmp_path):
+    both = tmp_path / "both.jsonl"
+    both.write_text("".join(Path(file).read_text() for file in files))
+    _, held_out = split_problems(write(tmp_path / "three.jsonl", range(3)), str(both), 70)
+    assert counts(held_out) == {"alpha easy": 40, "both hard": 30}
+
+
 # problems_sha256 of the splits that commit 5a225de makes.
 BEFORE = {
     ("organism", 256): "f22201d19f51dc73fa96195137d22efddf02a6059eceacee6ceed0826455de9a",

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 from run_files import rows
 
+from branch import BranchConfig
 from config import Config, parse
+from diagnose_vhack import DiagnoseConfig
 from lib.errors import UserError
 from tools.branch_study.__main__ import BranchStudy, environment
-from tools.branch_study.plan import BranchStudyConfig, diagnosed, parents, preparations, settle
+from tools.branch_study.plan import BranchStudyConfig, StudyPoint, diagnosed, parents, preparations, settle
 from tools.branch_study.studies import STUDIES
 
 REPO = Path(__file__).resolve().parents[2]
@@ -130,6 +133,14 @@ def test_what_ran_out_of_memory_is_tried_again_with_fewer_rows(elsewhere, monkey
         study.note_failure(part, "error: the GPU is out of memory (allocate 94.00 MiB): lower --micro-batch")
     assert [command[-2:] for command in started[1:]] == [["--micro-batch", n] for n in ("4", "2", "2")]
     assert "--micro-batch" not in started[0] and study.next_part() is None and study.failed("vanilla_s0")
+
+
+def test_every_script_of_a_point_takes_the_flag_of_a_second_attempt(elsewhere):
+    study = study_of(seeds=[0])
+    diagnosis = study.diagnosis(StudyPoint(study.cfg.folder / "vanilla_s0", "takeoff"))
+    words = [*diagnosis.command[2:], "--micro-batch", "4"]
+    assert tyro.cli(DiagnoseConfig, args=words).micro_batch == 4
+    assert tyro.cli(BranchConfig, args=["DIR", "--micro-batch", "4"]).micro_batch == 4
 
 
 def test_every_gpu_has_its_processes(elsewhere, monkeypatch):
