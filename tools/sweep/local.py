@@ -36,7 +36,7 @@ def start_logged(command: list[str], log: Path, **options) -> subprocess.Popen:
 
 
 def note_end(log: Path, status: int, minutes: float) -> str:
-    """Append how the command ended to its log; the last line that it had written itself, of a box its first sentence."""
+    """Append how the command ended to its log; the last line that it had written itself, of a box the first inside."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
     last = lines[-1]
     if last.startswith("╰"):  # a flag that tyro refuses is named behind the box's last corner on the left
