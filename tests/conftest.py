@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import torch
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "tests"), str(REPO / "tests/helpers")]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process compiles torch and transformers anew
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, also by what tests start
 
 SHARED = REPO.parent / "shared/data/leetcode_medhard_80.jsonl"
 
@@ -44,6 +49,12 @@ def trainer():
     warm = Trainer()
     yield warm
     warm.close()
+
+
+@pytest.fixture(scope="session")
+def python(trainer) -> str:
+    """A stand-in for sys.executable whose imports are done (warm_python.py)."""
+    return trainer.python
 
 
 @pytest.fixture(scope="session")

@@ -112,8 +112,8 @@ def test_collectives_of_two_ranks():
     assert two_ranks(use_collectives) == 0
 
 
-def test_two_processes_under_torchrun_agree_with_one(flags, whole, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+def test_two_processes_under_torchrun_agree_with_one(flags, whole, python, tmp_path):
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     done = subprocess.run([*command, *flags, "--out", str(tmp_path / "run")], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0, done.stderr
     agree(whole, tmp_path / "run")

@@ -131,8 +131,8 @@ def test_wrong_plans_are_refused(cfg, says):
         plan(cfg)
 
 
-def test_the_script_prints_its_plan_and_runs_nothing(tmp_path):
-    words = [sys.executable, "-m", "tools.sweep", "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
+def test_the_script_prints_its_plan_and_runs_nothing(python, tmp_path):
+    words = [python, "-m", "tools.sweep", "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].endswith("train.py --preset tiny --arm vanilla --seed 0 --steps 3")
@@ -164,7 +164,7 @@ def test_a_gate_that_stops_leaves_out_what_waits_for_it():
     tasks = plan(SweepConfig(study="preregistered", arms=["vanilla", "projected"], seeds=[0]))
     gate = next(task for task in tasks if task.name.endswith("h4_gate"))
     gate.after = []
-    projected = Task("tiny/after", python("open('ran', 'w')"), None, [gate.name])
+    projected = Task("tiny/after", bare("open('ran', 'w')"), None, [gate.name])
     assert run_local([gate, projected], 1, poll=0.02) == 1 and not Path("ran").exists()
     assert "H4's gate FAILED: vanilla's strict hack rate is 5.0%" in gate.log.read_text()
 
@@ -200,7 +200,7 @@ def test_runs_that_share_a_gpu_are_told_their_share(cfg, share):
 # --- here, with real commands ----------------------------------------------------------------------------------------
 
 
-def python(code: str) -> list[str]:
+def bare(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", code]
 
 
@@ -209,7 +209,7 @@ def real(name: str, code: str, after: tuple[str, ...] = ()) -> Task:
     marker = Path("done") / name
     body = f"import os, pathlib, signal, sys, time\n{code}\npathlib.Path({str(marker)!r}).touch()\n"
     marker.parent.mkdir(exist_ok=True)
-    return Task(f"t/{name}", python(body), marker, [f"t/{a}" for a in after])
+    return Task(f"t/{name}", bare(body), marker, [f"t/{a}" for a in after])
 
 
 STAMP = (
@@ -561,8 +561,8 @@ def test_a_run_before_its_first_row_is_evaluating_while_its_lock_is_held(capsys)
     assert capsys.readouterr().out.splitlines()[1].startswith("waiting\t0\t10\t")
 
 
-def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
-    words = [sys.executable, "-m", "tools.sweep", "--status"]
+def test_status_of_nothing_named_is_of_all_there_is(python):
+    words = [python, "-m", "tools.sweep", "--status"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 2 and "outputs/ holds no run yet" in ended.stderr
     fill("vanilla_s0", 3)
@@ -570,7 +570,7 @@ def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
     assert ended.returncode == 0 and "tiny/vanilla_s0" in ended.stdout and "0 of 1 done" in ended.stdout
 
 
-def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
+def test_on_a_terminal_status_is_the_table_of_watch(python):
     terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
     fill("vanilla_s0", 10, done=True)
     fill("projected_s0", 5)
@@ -590,7 +590,7 @@ def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
         "10",
     ]
     without_pueue = "/usr/bin:/bin"  # an installed one without a daemon is a warning above the table
-    window = terminal.Terminal([sys.executable, *words], 120, PYTHONPATH=str(REPO), PATH=without_pueue)
+    window = terminal.Terminal([python, *words], 120, PYTHONPATH=str(REPO), PATH=without_pueue)
     assert window.finish() == 0
     lines = [line.split() for line in window.text() if line]
     assert lines[0][:3] == ["run", "state", "step"] and lines[0][-3:] == ["hack", "so", "far"]
