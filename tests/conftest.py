@@ -18,6 +18,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests sta
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, also by what tests start
 
+# Core seconds of the files that take longest (two cores, docs/method.md's machine): they go first, so that no worker
+# waits for one at the end.
+SECONDS = {}
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: -SECONDS.get(item.path.stem, 0))
+
+
 SHARED = REPO.parent / "shared/data/leetcode_medhard_80.jsonl"
 
 

@@ -19,6 +19,14 @@ from lib.shared_prefix import share_prefix
 from project import AppliedUpdate, applied_update, project_grads, project_moment, treat_moment
 
 VOCAB = 60
+# Every third labelled rollout counts as a hack: the base model makes one in two hundred.
+THIRDS = """
+import dataclasses, directions
+real = directions.sampled
+def thirds(run, prompts, n, key):
+    *rows, grades = real(run, prompts, n, key)
+    return *rows, [dataclasses.replace(g, own_pass=j % 3 == 0, gt_pass=False) for j, g in enumerate(grades)]
+directions.sampled = thirds"""
 
 
 @pytest.fixture
@@ -252,11 +260,11 @@ def test_the_gate_reads_no_grade(monkeypatch):
 
 
 def test_the_labelled_arms_run_on_the_organism(organism_flags, trainer, tmp_path):
-    """Two steps each, with the direction of 192 labelled rollouts where one is needed."""
+    """Two steps each, with the direction of 24 labelled rollouts where one is needed."""
     for arm in ("oracle-v", "oracle-live", "oracle-k4", "screen-oracle", "penalty-oracle"):
         out = ["--out", tmp_path / arm]
-        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 192, "--max-new", 80, *out]
-        done = trainer(*flags, "--v-hack", "none")
+        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 24, "--eval-every", 99, *out]
+        done = trainer(*flags, "--v-hack", "none", plant=THIRDS)
         assert done.status == 0, done.err
         assert (tmp_path / arm / "summary.json").exists()
 

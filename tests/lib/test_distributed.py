@@ -50,7 +50,7 @@ def two_ranks(target, *args) -> int:
     """Exit status of target(*args) as torchrun would run it, but with ranks forked from here, which saves imports."""
     agent = multiprocessing.get_context("fork").Process(target=run_agent, args=(target, *args))
     agent.start()
-    agent.join(90)
+    agent.join(600)
     assert not agent.is_alive(), "the ranks hang"
     return agent.exitcode
 

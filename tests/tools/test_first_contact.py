@@ -78,7 +78,11 @@ def test_ctrl_c_while_a_library_is_imported_is_one_sentence(script, library, tmp
     command = [sys.executable, str(REPO / script), "--out", "made"]
     child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
-    while f"/{library}/" not in Path(f"/proc/{child.pid}/maps").read_text() and time.monotonic() < end:
+    while (
+        f"/{library}/" not in Path(f"/proc/{child.pid}/maps").read_text()
+        and child.poll() is None
+        and time.monotonic() < end
+    ):
         time.sleep(0.002)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=120)

@@ -91,8 +91,8 @@ def sweep(python):
     """sweep(*words) -> the sweep of RUNS with these words of its own."""
 
     def run(*words: str) -> subprocess.CompletedProcess:
-        flags = ["--svd-cache", str(Path("svd").resolve()), "--n-eval", "4", "--eval-samples", "1", "--eval-every",
-                 "10", "--steps", str(STEPS), "--prompts", "2", "--group", "4", "--max-new", "32", "--warmup", "1",
+        flags = ["--svd-cache", str(Path("svd").resolve()), "--n-eval", "2", "--eval-samples", "1", "--eval-every",
+                 "99", "--steps", str(STEPS), "--prompts", "2", "--group", "2", "--max-new", "16", "--warmup", "1",
                  "--checkpoint-every", "1", "--workers", "1", "--tripwires", "warn"]  # fmt: skip
         command = [python, "-m", "tools.sweep", "--arms", "vanilla", "projected", "--seeds", "0", "1", *words]
         environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}

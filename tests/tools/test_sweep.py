@@ -158,7 +158,8 @@ def test_the_controls_are_a_study_of_their_own():
     assert not {"vanilla_s0", "projected_s0", "rebound_s0", "h4_gate"} & set(runs)
 
 
-def test_a_gate_that_stops_leaves_out_what_waits_for_it():
+def test_a_gate_that_stops_leaves_out_what_waits_for_it(python, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
     make_run(Path("outputs"), "vanilla", 0, 0.05, 0.1, preset="tiny", steps=100)
     touch(Path("outputs/tiny/vanilla_s0/summary.json"), "{}")
     tasks = plan(SweepConfig(study="preregistered", arms=["vanilla", "projected"], seeds=[0]))
@@ -212,14 +213,16 @@ def real(name: str, code: str, after: tuple[str, ...] = ()) -> Task:
     return Task(f"t/{name}", bare(body), marker, [f"t/{a}" for a in after])
 
 
-STAMP = (
-    "open('order', 'a').write(sys.argv[0] and '{0} start\\n'); time.sleep(0.3); open('order', 'a').write('{0} end\\n')"
-)
+STAMP = """
+open('order', 'a').write('{0} start\\n')
+while open('order').read().count('start') < {1}: time.sleep(0.01)
+open('order', 'a').write('{0} end\\n')"""
+"""Ends once so many have started: c and d, which run side by side, wait for each other."""
 
 
 def test_local_keeps_the_order_and_the_number_of_jobs():
-    tasks = [real("a", STAMP.format("a")), real("b", STAMP.format("b"), ("a",))]
-    tasks += [real(n, STAMP.format(n), ("b",)) for n in "cdef"]
+    tasks = [real("a", STAMP.format("a", 1)), real("b", STAMP.format("b", 2), ("a",))]
+    tasks += [real(n, STAMP.format(n, 4), ("b",)) for n in "cdef"]
     assert run_local(tasks, jobs=2, poll=0.02) == 0
     order = Path("order").read_text().splitlines()
     assert order[:4] == ["a start", "a end", "b start", "b end"] and len(order) == 12
@@ -276,15 +279,12 @@ for _ in range(3000):
 """
 
 
-def interrupt_when(path: Path, *numbers: signal.Signals) -> threading.Thread:
-    """Send this process signals, 0.1 s apart, once `path` exists."""
+def interrupt_when(number: signal.Signals, *paths: str) -> threading.Thread:
+    """Send this process a signal once the first path exists, one more once the second does."""
 
     def send():
-        for _ in range(1000):
-            if path.exists():
-                break
-            time.sleep(0.02)
-        for number in numbers:
+        for path in map(Path, paths):
+            wait_for(path.exists, 60, f"{path}")
             time.sleep(0.1)
             os.kill(os.getpid(), number)
 
@@ -296,7 +296,7 @@ def interrupt_when(path: Path, *numbers: signal.Signals) -> threading.Thread:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupting_waits_for_the_checkpoint(number):
     before = signal.getsignal(signal.SIGINT)
-    thread = interrupt_when(Path("session"), number)
+    thread = interrupt_when(number, "session")
     tasks = [real("run", RUN), real("next", "", ("run",)), real("other", "time.sleep(0.5)")]
     with sweep_log() as said:
         status = run_local(tasks, 1, poll=0.02)
@@ -311,8 +311,9 @@ def test_interrupting_waits_for_the_checkpoint(number):
 
 
 def test_interrupting_twice_kills():
-    thread = interrupt_when(Path("session"), signal.SIGINT, signal.SIGINT)
-    assert run_local([real("run", RUN)], 1, poll=0.02) == 128 + signal.SIGINT
+    thread = interrupt_when(signal.SIGINT, "session", "heard")
+    slow = RUN.replace("time.sleep(0.5)", "time.sleep(3600)")
+    assert run_local([real("run", slow)], 1, poll=0.02) == 128 + signal.SIGINT
     thread.join()
     assert not Path("checkpoint").exists()
 
@@ -474,7 +475,7 @@ def signal_job():
 
     def send(number: signal.Signals) -> None:
         def later():
-            wait_for(Path("session").exists, 20, "the command's start")
+            wait_for(Path("session").exists, 60, "the command's start")
             time.sleep(0.1)
             os.kill(int(Path("pid").read_text()), number)
             os.kill(os.getpid(), number)
