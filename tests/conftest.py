@@ -1,5 +1,6 @@
 """Fixtures of whole runs, and the paths that tests import from: the root, tests/ and tests/helpers/."""
 
+import gc
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    gc.freeze()  # torch's objects are not looked through again and again
     items.sort(key=lambda item: -SECONDS.get(item.path.stem, 0))
 
 

@@ -80,7 +80,8 @@ def test_a_vanilla_branch_repeats_its_parent_bit_for_bit(trainer, parent, tmp_pa
 
 def test_an_annealed_parent_is_repeated_with_its_own_schedule(flags, trainer, tmp_path):
     parent = tmp_path / "vanilla_s0"
-    assert trainer(*flags, "--schedule", "cosine", "--out", parent, plant=AT_STEP_3).status == 0
+    annealed = [*flags, "--schedule", "cosine", "--stop-after", "takeoff+4"]
+    assert trainer(*annealed, "--out", parent, plant=AT_STEP_3).status == 0
     for schedule, repeats in (("parent", True), ("constant", False)):
         out = tmp_path / schedule
         command = ["--arms", "vanilla", "--steps", 4, "--schedule", schedule, "--out", out]
@@ -130,7 +131,7 @@ train.project_grads = kept"""
 
 
 def test_the_first_moment_is_kept_projected_or_zeroed(trainer, parent, tmp_path):
-    command = ["--arms", "vanilla", "random-v", "--steps", 2, "--out", tmp_path, "--draws", 2, "--streams", 1]
+    command = ["--arms", "vanilla", "random-v", "--steps", 1, "--out", tmp_path, "--draws", 2, "--streams", 1]
     done = branch(trainer, parent, *command, "--moment", "keep", "project", "zero")
     assert done.status == 0, done.err
     names = sorted(p.name for p in tmp_path.iterdir())

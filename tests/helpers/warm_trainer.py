@@ -10,6 +10,7 @@ process adopts orphans, so that it can tell which processes outlive a killed tra
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -145,6 +146,7 @@ def main(program: str, listener: int) -> None:
 
     torch.set_num_threads(1)
     AutoModelForCausalLM.from_pretrained(REPO / "organism")  # what transformers imports and builds for it, once
+    gc.freeze()  # forks need not look through what is there
     server = os.fork()
     if server == 0:
         os.close(listener)
