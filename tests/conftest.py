@@ -43,6 +43,12 @@ def pytest_unconfigure():
 SHARED = REPO.parent / "shared/data/leetcode_medhard_80.jsonl"
 
 
+@pytest.fixture(autouse=True)
+def same_draws():
+    """What a test draws from torch does not hang on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def leetcode():
     """The 80 real problems, where they are at hand."""
