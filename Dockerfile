@@ -19,7 +19,7 @@ WORKDIR /projected-grpo
 # The packages of the lock come before the code, so that a change of the code does not install them again. The stamp is
 # the one that `just setup` looks for.
 COPY requirements-gpu.lock requirements.lock ./
-RUN uv venv .venv && uv pip sync --python .venv/bin/python requirements-gpu.lock \
+RUN uv venv .venv && uv pip sync --compile-bytecode --python .venv/bin/python requirements-gpu.lock \
     && ls -d .venv/bin/python .venv/lib/python*/site-packages/*.dist-info \
         > ".venv/.lock-$(sha256sum requirements-gpu.lock | cut -c1-16)"
 COPY . .

@@ -239,8 +239,11 @@ def read_columns(path: Path, complete: bool, notes: list[str]) -> pd.DataFrame:
 
     # A number that cannot be read tears its row.
     for name in numbers.columns.intersection(list(NUMERIC)):
-        said_none = cells.loc[numbers.index, name].str.lower().isin(NO_NUMBER)
-        for line in numbers.index[numbers[name].isna() & (~said_none | (name == "step"))]:
+        absent = numbers.index[numbers[name].isna()]
+        if absent.empty:
+            continue
+        said_none = cells.loc[absent, name].str.lower().isin(NO_NUMBER)
+        for line in absent[~said_none | (name == "step")]:
             torn(line, "no step number" if said_none[line] else f"{name} is {cells[name][line]!r}")
             numbers = numbers.drop(line)
 
@@ -249,10 +252,9 @@ def read_columns(path: Path, complete: bool, notes: list[str]) -> pd.DataFrame:
         for step in numbers["step"][numbers.duplicated("step")]:
             notes.append(f"{path.name} has step {step:g} twice; the later row counts")
         numbers = numbers.drop_duplicates("step", keep="last").sort_values("step").reset_index(drop=True)
-    for name in numbers.columns.intersection(RATES, sort=False):
-        wrong = numbers[name][(numbers[name] < 0) | (numbers[name] > 1)]
-        if len(wrong):
-            raise ReportError(
-                f"{path} has {name} = {wrong.iloc[0]:g}: rates are fractions in [0, 1]; is it in percent?"
-            )
+    rates = numbers[numbers.columns.intersection(RATES, sort=False)]
+    wrong = (rates < 0) | (rates > 1)
+    for name in rates.columns[wrong.any()]:
+        first = rates[name][wrong[name]].iloc[0]
+        raise ReportError(f"{path} has {name} = {first:g}: rates are fractions in [0, 1]; is it in percent?")
     return numbers

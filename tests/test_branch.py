@@ -55,13 +55,9 @@ def test_rules_are_of_the_mean_of_three_steps():
     assert fired([row(0.3, 0.05)] * 3) == [], "early is over once 5% hack, takeoff is not yet"
 
 
-def test_the_branch_point_holds_the_state_after_the_step_at_which_the_rule_fired(flags, trainer, parent, tmp_path):
+def test_the_branch_point_holds_the_state_after_the_step_at_which_the_rule_fired(parent):
     point = load_branch_point(takeoff.file_of(parent, "takeoff"))
     assert (point.rule, point.step, point.adam_step <= 3) == ("takeoff", 3, True)
-    cut = tmp_path / "cut"
-    assert trainer(*flags, "--out", cut, plant=AT_STEP_3, kill=None).status == 0
-    again = load_branch_point(takeoff.file_of(cut, "takeoff"))
-    assert all(torch.equal(t, again.tensors[name]) for name, t in point.tensors.items())
     assert {name.split(".")[0] for name in point.tensors} == {"delta_S", "exp_avg", "exp_avg_sq"}
 
 
@@ -85,7 +81,7 @@ def test_a_vanilla_branch_repeats_its_parent_bit_for_bit(trainer, parent, tmp_pa
 
 def test_an_annealed_parent_is_repeated_with_its_own_schedule(flags, trainer, tmp_path):
     parent = tmp_path / "vanilla_s0"
-    assert trainer(*flags, "--schedule", "cosine", "--out", parent, plant=AT_STEP_3).status == 0
+    assert trainer(*flags, "--schedule", "cosine", "--steps", 7, "--out", parent, plant=AT_STEP_3).status == 0
     for schedule, repeats in (("parent", True), ("constant", False)):
         out = tmp_path / schedule
         command = ["--arms", "vanilla", "--steps", 4, "--schedule", schedule, "--out", out]
@@ -135,7 +131,7 @@ train.project_grads = kept"""
 
 
 def test_the_first_moment_is_kept_projected_or_zeroed(trainer, parent, tmp_path):
-    command = ["--arms", "vanilla", "random-v", "--steps", 2, "--out", tmp_path, "--draws", 2, "--streams", 1]
+    command = ["--arms", "vanilla", "random-v", "--steps", 1, "--out", tmp_path, "--draws", 2, "--streams", 1]
     done = branch(trainer, parent, *command, "--moment", "keep", "project", "zero")
     assert done.status == 0, done.err
     names = sorted(p.name for p in tmp_path.iterdir())

@@ -156,11 +156,11 @@ except torch.OutOfMemoryError as error:
 
 
 @pytest.mark.parametrize("pass_of_the_head", [1, 2])
-def test_out_of_memory_in_the_logits_names_the_flag_that_helps(pass_of_the_head):
+def test_out_of_memory_in_the_logits_names_the_flag_that_helps(pass_of_the_head, python):
     """The head fails in a chunk's forward, or when backward repeats it. In a process of its own: torch's checkpoint
     leaves hooks and queued tasks behind an exception, which the next backward would meet.
     """
-    command = [sys.executable, "-c", OUT_OF_MEMORY, str(pass_of_the_head)]
+    command = [python, "-c", OUT_OF_MEMORY, str(pass_of_the_head)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     assert "(allocate 594.00 MiB): lower --logprob-chunk or --micro-batch" in said
 

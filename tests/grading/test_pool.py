@@ -200,13 +200,13 @@ def test_forged_results_give_an_evaluator_no_more_time(short):
         "", "import os\ndef run_tests():\n    while True: os.write(3, b'[\"v\", [1]]\\n')", call="run_tests"
     )
     report = short.run([call])[0]
-    assert report.stop in ("flood", TIME) and report.seconds < pool.call_limits(0.3).total + 0.2
+    assert report.stop in ("flood", TIME) and report.seconds < pool.call_limits(0.3).total + 1
 
 
 def test_a_large_output_switches_no_limit_off(short):
     wrong = "import os\ndef f():\n    os.write(3, b'[\"v\", [1]]' + b' ' * 70000)\n    for _ in iter(int, 1): pass"
     report = short.run([Execution("", wrong, (("f()",),))])[0]
-    assert report.stop == TIME and report.seconds < pool.run_limits(0.3, False).total + 0.2
+    assert report.stop == TIME and report.seconds < pool.run_limits(0.3, False).total + 1
 
 
 # --- second runs ---

@@ -1,6 +1,7 @@
 """Runs the scripts' command lines as real processes without paying for the imports each time.
 
     Trainer (in pytest) -- JSON lines --> this file as a script, imports done -- fork --> the script's main()
+    Trainer.python (warm_python.py), a stand-in for the interpreter --> the same process -- fork --> any command line
 
 A command may plant a fault (source run in the child before main) or be killed with SIGKILL from outside. The warm
 process adopts orphans, so that it can tell which processes outlive a killed trainer.
@@ -9,15 +10,20 @@ process adopts orphans, so that it can tell which processes outlive a killed tra
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from warm_python import listen, make_stand_in
 
 REPO = Path(__file__).resolve().parents[2]
 PR_SET_CHILD_SUBREAPER = 36
@@ -48,8 +54,12 @@ class Trainer:
 
     def __init__(self):
         env = os.environ | {"PYTHONPATH": str(REPO), "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env=env, cwd=REPO)  # fmt: skip
+        self.folder = Path(tempfile.mkdtemp(prefix="warm"))  # a short path, since a socket's may have 107 characters
+        self.python, listener = make_stand_in(self.folder)
+        with listener:
+            command = [sys.executable, __file__, self.python, str(listener.fileno())]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
+                                            cwd=REPO, pass_fds=[listener.fileno()])  # fmt: skip
 
     def __call__(self, *flags, script: str = "train", plant: str = "", kill: dict | None = None) -> Done:
         """Run one command line; kill {"file": path, "delay": s}: s seconds after the command has made that file."""
@@ -62,6 +72,7 @@ class Trainer:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+        shutil.rmtree(self.folder)
 
 
 def die_at(call: str, name: str, k: int = 1, after: bool = False) -> None:
@@ -129,12 +140,24 @@ def strays(patience: float = 5.0) -> int:
     return len(alive)
 
 
-def serve() -> None:
+def main(program: str, listener: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     AutoModelForCausalLM.from_pretrained(REPO / "organism")  # what transformers imports and builds for it, once
+    gc.freeze()  # forks need not look through what is there
+    server = os.fork()
+    if server == 0:
+        os.close(listener)
+        serve()
+    else:
+        listen(program, socket.socket(fileno=listener), until=server)
+    os._exit(0)  # taking torch apart takes seconds
+
+
+def serve() -> None:
+    """Answer a Trainer until it closes."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for line in sys.stdin:
         order = json.loads(line)
@@ -155,4 +178,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    main(sys.argv[1], int(sys.argv[2]))

@@ -21,6 +21,14 @@ from lib.shared_prefix import share_prefix
 from project import project_grads
 
 VOCAB = 60
+# Every third labelled rollout counts as a hack: the base model makes one in two hundred.
+THIRDS = """
+import dataclasses, directions
+real = directions.sampled
+def thirds(run, prompts, n, key):
+    *rows, grades = real(run, prompts, n, key)
+    return *rows, [dataclasses.replace(g, own_pass=j % 3 == 0, gt_pass=False) for j, g in enumerate(grades)]
+directions.sampled = thirds"""
 
 
 @pytest.fixture
@@ -195,13 +203,14 @@ def test_two_sided_removal_leaves_nothing_of_the_direction_in_gradient_and_updat
     for g in (torch.randn(9), torch.randn(9) - 4 * V[0]):
         grads = {"w": g.clone()}
         project_grads(grads, {"w": V}, "both", keep_norm=True)
-        assert (V @ grads["w"]).abs().max() < 1e-5 and grads["w"].norm().item() == pytest.approx(g.norm().item())
+        assert (V @ grads["w"]).abs().max() < 1e-5
+        assert grads["w"].norm().item() == pytest.approx(g.norm().item(), rel=1e-5)  # fp32
 
 
 def test_a_shrunk_update_has_the_projected_length_and_its_own_direction():
     p = torch.nn.Parameter(torch.zeros(9))
     v, d = torch.nn.functional.normalize(torch.randn(9), dim=0), torch.randn(9)
-    d = d + 2 * v
+    d = d + (2 - d @ v) * v  # hackward, whatever was drawn
     update = AppliedUpdate({"w": torch.zeros(9)}, {"w": d.clone()})
     update.shrink({"w": p}, {"w": v}, "hackward")
     want = (d - (d @ v) * v).norm()
@@ -261,11 +270,11 @@ def test_the_gate_reads_no_grade(monkeypatch):
 
 
 def test_the_labelled_arms_run_on_the_organism(organism_flags, trainer, tmp_path):
-    """Two steps each, with the direction of 192 labelled rollouts where one is needed."""
+    """Two steps each, with the direction of 24 labelled rollouts where one is needed."""
     for arm in ("oracle-v", "oracle-live", "oracle-k4", "screen-oracle", "penalty-oracle"):
         out = ["--out", tmp_path / arm]
-        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 192, "--max-new", 80, *out]
-        done = trainer(*flags, "--v-hack", "none")
+        flags = [*organism_flags, "--arm", arm, "--steps", 2, "--oracle-rollouts", 24, "--eval-every", 99, *out]
+        done = trainer(*flags, "--v-hack", "none", plant=THIRDS)
         assert done.status == 0, done.err
         assert (tmp_path / arm / "summary.json").exists()
 

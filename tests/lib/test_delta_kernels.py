@@ -32,7 +32,7 @@ for K, C in ((4, 40), (3, 70)):
 def test_forward_and_backward_are_those_of_torch():
     pytest.importorskip("triton")
     root = str(Path(__file__).resolve().parents[2])
-    env = {"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    env = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
     command = [sys.executable, "-c", PROGRAM, root]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -27,12 +27,13 @@ def test_kernels_match_torch_in_the_interpreter():
     pytest.importorskip("triton")
     env = {
         "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
         "PATH": "/usr/bin:/bin",
         "HOME": str(Path.home()),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
     command = [sys.executable, "-c", SCRIPT, str(ROOT)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     single, half = map(float, done.stdout.split())
     assert single < 1e-5 and half < 0.01

@@ -4,7 +4,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,14 @@ REPO = Path(__file__).resolve().parents[2]
 NAMES = {c.name for c in STEP_COLUMNS} | {"sec"}
 
 
-def train(flags: list, *words) -> list[str]:
-    return [sys.executable, str(REPO / "train.py"), *map(str, flags), *map(str, words)]
+@pytest.fixture
+def train(python, organism_flags, tmp_path):
+    """train(*words) -> the command line of a small run in tmp_path/run."""
+    return lambda *words: [
+        python,
+        str(REPO / "train.py"),
+        *map(str, [*organism_flags, "--out", tmp_path / "run", *words]),
+    ]
 
 
 def headers(lines: list[str]) -> list[list[str]]:
@@ -34,8 +39,8 @@ def steps(lines: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize("columns", [80, 120, 200])
-def test_a_run_shows_the_columns_that_fit(columns, organism_flags, tmp_path):
-    window = terminal.Terminal(train(organism_flags, "--out", tmp_path / "run"), columns, lines=12)
+def test_a_run_shows_the_columns_that_fit(columns, train):
+    window = terminal.Terminal(train(), columns, lines=12)
     assert window.finish() == 0
     lines = window.text()
     shown = headers(lines)
@@ -48,8 +53,8 @@ def test_a_run_shows_the_columns_that_fit(columns, organism_flags, tmp_path):
     assert any(line.startswith("HACK_RATE=") for line in lines)
 
 
-def test_values_stand_under_their_names(organism_flags, tmp_path):
-    window = terminal.Terminal(train(organism_flags, "--out", tmp_path / "run", "--steps", 2), 120)
+def test_values_stand_under_their_names(train):
+    window = terminal.Terminal(train("--steps", 2), 120)
     assert window.finish() == 0
     lines = window.text()
     (at,) = [i for i, line in enumerate(lines) if line.split()[:2] == ["step", "reward"]]
@@ -58,8 +63,8 @@ def test_values_stand_under_their_names(organism_flags, tmp_path):
     assert [row[:end].split()[-1] for end in ends] == row.split(), "right-aligned, cell under name"
 
 
-def test_ctrl_c_and_the_resumed_run_keep_their_lines(organism_flags, tmp_path):
-    command = train(organism_flags, "--out", tmp_path / "run", "--steps", 30)
+def test_ctrl_c_and_the_resumed_run_keep_their_lines(train):
+    command = train("--steps", 30, "--eval-every", 100)
     window = terminal.Terminal(command, 100)
     window.until(lambda: bool(headers(window.text())) and len(steps(window.text())) >= 3)
     window.press("\x03")
@@ -72,16 +77,16 @@ def test_ctrl_c_and_the_resumed_run_keep_their_lines(organism_flags, tmp_path):
     assert resumed[-1] == 29 and resumed == list(range(resumed[0], 30)) and 0 < resumed[0] <= len(before)
 
 
-def test_a_tripwire_is_a_line_of_its_own(organism_flags, tmp_path):
+def test_a_tripwire_is_a_line_of_its_own(train):
     words = ["--arm", "vanilla", "--beta", 0.01, "--max-kl", 1e-7, "--eval-every", 100, "--steps", 6]
-    window = terminal.Terminal(train(organism_flags, *words, "--out", tmp_path / "run"), 80)
+    window = terminal.Terminal(train(*words), 80)
     assert window.finish() == 2
     lines = window.text()
     assert any(line.startswith("error: tripwire kl-blow-up") for line in lines) and steps(lines) == [0, 1, 2, 3]
 
 
-def test_piped_it_is_the_whole_table(organism_flags, tmp_path):
-    command = train(organism_flags, "--out", tmp_path / "run", "--steps", 2)
+def test_piped_it_is_the_whole_table(train, tmp_path):
+    command = train("--steps", 2)
     done = subprocess.run(command, capture_output=True, text=True, timeout=6000)
     *table, last = done.stdout.splitlines()
     assert "\n".join(table) == (tmp_path / "run/steps.tsv").read_text().rstrip("\n")

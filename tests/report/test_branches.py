@@ -26,9 +26,13 @@ def decide(root: Path) -> list[Rule]:
     return decide_branches(read_branches(find_run_dirs([root])))
 
 
-def rung(root: Path, label: str) -> Rung:
+def rungs(root: Path) -> dict[str, Rung]:
     (rule,) = decide(root)
-    return next(r for r in rule.rungs if r.label == label)
+    return {r.label: r for r in rule.rungs}
+
+
+def rung(root: Path, label: str) -> Rung:
+    return rungs(root)[label]
 
 
 def report_of(*folders: Path, **kwargs) -> tuple[str, str]:
@@ -74,8 +78,9 @@ def test_each_statistic_against_its_float64_reference(tmp_path):
 def test_draws_of_a_random_direction_are_averaged_before_anything_is_compared(tmp_path):
     draws = {"random-v": [1.0, 2.0, 3.0], "random-v+draw1": [-1.0, -2.0, 3.0]}
     make_study(tmp_path, draws | {"projected": [-4.0, -5.0, -6.0]})
-    assert list(rung(tmp_path, "random-v").main.differences.values()) == pytest.approx([0, 0, 3], abs=1e-6)
-    against_random = rung(tmp_path, "projected").random["hack_train"]
+    found = rungs(tmp_path)
+    assert list(found["random-v"].main.differences.values()) == pytest.approx([0, 0, 3], abs=1e-6)
+    against_random = found["projected"].random["hack_train"]
     assert list(against_random.differences.values()) == pytest.approx([-4, -5, -9], abs=1e-6)
 
 
@@ -92,8 +97,9 @@ def test_an_arm_is_compared_with_vanilla_and_random_treated_alike(tmp_path):
 def test_a_form_is_compared_with_random_directions_in_that_form(tmp_path):
     make_study(tmp_path, {"projected-moment": [-9.0, -9.0], "random-v": [0.0, 0.0], "random-v-moment": [-3.0, -3.0],
                           "projected-update": [-9.0, -9.0]})  # fmt: skip
-    assert rung(tmp_path, "projected-moment").random["hack_train"].mean == pytest.approx(-6, abs=1e-6)
-    assert rung(tmp_path, "projected-update").random["hack_train"].mean == pytest.approx(-9, abs=1e-6)
+    found = rungs(tmp_path)
+    assert found["projected-moment"].random["hack_train"].mean == pytest.approx(-6, abs=1e-6)
+    assert found["projected-update"].random["hack_train"].mean == pytest.approx(-9, abs=1e-6)
 
 
 @pytest.mark.parametrize(("arm", "control"), [
@@ -162,20 +168,22 @@ def test_a_rung_does_not_hold_at_a_smaller_effect_or_a_lower_pass(trained, proje
 
 def test_an_oracle_or_a_control_is_no_rung_that_could_hold(tmp_path):
     make_study(tmp_path, {"oracle-v": [-29.0] * 2, "random-v": [-29.0] * 2, "shrunk": [0.0] * 2})
-    assert not rung(tmp_path, "oracle-v").holds and not rung(tmp_path, "random-v").holds
+    found = rungs(tmp_path)
+    assert not found["oracle-v"].holds and not found["random-v"].holds
 
 
 def test_steps_to_half_are_counted_from_the_branch_and_may_lie_beyond_it(tmp_path):
     make_study(tmp_path, {"projected": [0.0, 0.0, -30.0], "reversed": [-30.0] * 3})
     first = next(i for i in range(LENGTH) if np.mean(RISE[max(0, i - 2) : i + 1]) >= 0.5) + 1
-    assert rung(tmp_path, "projected").half == (2, 3, first)
-    assert rung(tmp_path, "reversed").half == (0, 3, math.inf)
+    found = rungs(tmp_path)
+    assert found["projected"].half == (2, 3, first) and found["reversed"].half == (0, 3, math.inf)
 
 
 def test_exposure_counts_the_strict_hacks_that_were_paid(tmp_path):
     make_study(tmp_path, {"projected": [0.0], "penalty-oracle": [0.0]})
-    assert rung(tmp_path, "projected").exposure == round(sum(np.rint(np.round(RISE, 6) * 8 * 125)))
-    assert rung(tmp_path, "penalty-oracle").exposure == 0
+    found = rungs(tmp_path)
+    assert found["projected"].exposure == round(sum(np.rint(np.round(RISE, 6) * 8 * 125)))
+    assert found["penalty-oracle"].exposure == 0
 
 
 def test_seeds_without_a_branch_point_are_counted(tmp_path):
@@ -275,9 +283,10 @@ def test_drift_is_against_vanillas_where_both_are_measured_with_the_same_v(tmp_p
         "random-v": {"drift": 0.02, "config": same},
     }
     make_study(tmp_path, {"projected": SIX, "projected-far": SIX, "random-v": SIX}, **kinds)
-    drift = {name: rung(tmp_path, name).drift.mean for name in ("projected", "projected-far", "random-v")}
+    (rule,) = decide(tmp_path)
+    drift = {r.label: r.drift.mean for r in rule.rungs}
     assert drift == pytest.approx({"projected": -0.01, "projected-far": -0.02, "random-v": 0.02})
-    assert [rung(tmp_path, name).acted for name in drift] == [True, True, False]
+    assert {r.label: r.acted for r in rule.rungs} == {"projected": True, "projected-far": True, "random-v": False}
 
 
 def test_an_effect_that_sign_flips_do_not_show_says_so():

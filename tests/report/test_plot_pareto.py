@@ -21,13 +21,15 @@ from report.runs import load_runs
 from report.tables import arm_rows
 
 
-def run_cli(*args) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(REPO / "plot_pareto.py"), *map(str, args)], capture_output=True, text=True
+@pytest.fixture
+def run_cli(python):
+    """run_cli(*args): the command."""
+    return lambda *args: subprocess.run(
+        [python, str(REPO / "plot_pareto.py"), *map(str, args)], capture_output=True, text=True
     )
 
 
-def test_same_runs_give_identical_bytes_and_verdicts_come_last(tmp_path):
+def test_same_runs_give_identical_bytes_and_verdicts_come_last(run_cli, tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA, flavours={"print": 3})
     make_arm(tmp_path, "projected", PROJECTED)
     dirs = sorted((tmp_path / "tiny").iterdir())
@@ -58,7 +60,7 @@ def test_relative_and_absolute_paths_mix_and_odd_samples_are_passed_over(tmp_pat
     assert out == tmp_path / "report" and (out / "report.md").exists()
 
 
-def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
+def test_bad_input_is_one_sentence_and_writes_nothing(run_cli, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     torn = make_run(tmp_path / "torn", "vanilla", 0, 0.8, 0.5)
@@ -84,7 +86,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
     assert run_cli().returncode != 0
 
 
-def test_a_refused_write_keeps_the_earlier_report(tmp_path):
+def test_a_refused_write_keeps_the_earlier_report(python, tmp_path):
     make_arm(tmp_path, "vanilla", VANILLA)
     out = plot_pareto.report(plot_pareto.ReportConfig([str(tmp_path)]))[0]
     before = {p.name: p.read_bytes() for p in out.iterdir()}
@@ -95,7 +97,7 @@ def test_a_refused_write_keeps_the_earlier_report(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
         plot_pareto.run_main(plot_pareto.main)
     """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run([python, "-c", code, tmp_path], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 2 and "File too large" in done.stderr and len(done.stderr.splitlines()) == 1
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 

@@ -93,6 +93,7 @@ def test_kernels_match_torch_in_the_interpreter():
     root = str(Path(__file__).resolve().parents[2])
     env = {
         "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
         "PATH": "/usr/bin:/bin",
         "HOME": str(Path.home()),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -182,7 +181,7 @@ def test_what_cannot_be_a_study_is_refused(settings, says, elsewhere):
         study_of(**settings)
 
 
-def test_a_small_study_from_its_parent_to_the_report(organism_flags, trainer, tmp_path):
+def test_a_small_study_from_its_parent_to_the_report(organism_flags, trainer, python, tmp_path):
     """Cut by its time limit first; the same command continues it."""
     out = tmp_path / "study"
     flags = [*map(str, organism_flags[2:]), "--eval-every", "1000"]
@@ -196,7 +195,7 @@ extract_vhack_grad.pair_differences = lambda m, t, a, pairs, *rest: whole(m, t, 
     assert done.status == 0, done.err
     assert len(rows(out / "vanilla_s0/steps.tsv")) == 4 and "steps=4" in done.out
 
-    command = [sys.executable, "-m", "tools.branch_study", "tiny", "--seeds", "0", "--arms", "vanilla"]
+    command = [python, "-m", "tools.branch_study", "tiny", "--seeds", "0", "--arms", "vanilla"]
     command += ["random-v+mzero", "--steps", "6", "--out", str(out), "--diagnose", "no", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
 

@@ -37,11 +37,15 @@ def refused(tmp_path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
-def run(words: list, env: dict, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *words], env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def run(python):
+    """run(words, env, folder): python with these words."""
+    return lambda words, env, folder: subprocess.run(
+        [python, *words], env=env, cwd=folder, capture_output=True, text=True, timeout=300
+    )
 
 
-def test_a_refused_sandbox_is_not_a_matrix_that_failed(refused, tmp_path):
+def test_a_refused_sandbox_is_not_a_matrix_that_failed(refused, run, tmp_path):
     done = run(["-m", "tools.full_probe", "--preset", "tiny"], refused, tmp_path)
     assert done.returncode == 1 and "No permissions to create a new namespace" in done.stderr
     assert "the sandbox was refused" in done.stderr and "--isolation rlimits" in done.stderr
@@ -49,7 +53,7 @@ def test_a_refused_sandbox_is_not_a_matrix_that_failed(refused, tmp_path):
 
 
 @pytest.mark.parametrize("words, more", [(["--isolation", "rlimits"], {}), ([], {"ISOLATION": "rlimits"})])
-def test_the_flag_and_the_variable_take_the_weaker_sandbox(words, more, refused, tmp_path):
+def test_the_flag_and_the_variable_take_the_weaker_sandbox(words, more, refused, run, tmp_path):
     done = run([REPO / "rewards.py", *words], refused | more, tmp_path)
     assert done.returncode == 0 and "all cells as they should be, isolation rlimits" in done.stdout, done.stderr
 
@@ -74,7 +78,11 @@ def test_ctrl_c_while_a_library_is_imported_is_one_sentence(script, library, tmp
     command = [sys.executable, str(REPO / script), "--out", "made"]
     child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
-    while f"/{library}/" not in Path(f"/proc/{child.pid}/maps").read_text() and time.monotonic() < end:
+    while (
+        f"/{library}/" not in Path(f"/proc/{child.pid}/maps").read_text()
+        and child.poll() is None
+        and time.monotonic() < end
+    ):
         time.sleep(0.002)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=120)
@@ -87,7 +95,7 @@ def test_ctrl_c_while_a_library_is_imported_is_one_sentence(script, library, tmp
     ("try:\n  raise KeyboardInterrupt\n except BaseException as e:\n  raise RuntimeError('no import') from e", 130),
     ("raise RuntimeError('a bug')", 1),
 ])  # fmt: skip
-def test_ctrl_c_that_an_import_has_wrapped_is_ctrl_c(body, status, tmp_path):
+def test_ctrl_c_that_an_import_has_wrapped_is_ctrl_c(body, status, run, tmp_path):
     program = f"from lib.errors import run_main\ndef main():\n {body}\nrun_main(main)"
     done = run(["-c", program], {**os.environ, "PYTHONPATH": str(REPO)}, tmp_path)
     assert done.returncode == status and ("error: interrupted" in done.stderr) == (status == 130), done.stderr
@@ -173,7 +181,7 @@ def test_numbers_that_would_run_until_they_are_killed_are_refused(words, says):
 
 
 @pytest.mark.parametrize("words", [["--device"], ["--stepz", "4"], ["--track", "paper"]])
-def test_a_flag_that_is_none_ends_with_its_name(words, tmp_path):
+def test_a_flag_that_is_none_ends_with_its_name(words, run, tmp_path):
     done = run([REPO / "train.py", "--preset", "tiny", *words, "--out", "made"], dict(os.environ), tmp_path)
     assert done.returncode == 2 and words[0] in done.stderr + done.stdout and "Traceback" not in done.stderr
     assert not (tmp_path / "made").exists()

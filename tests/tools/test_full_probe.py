@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,16 @@ SMALL = ["--steps", "2", "--prompts", "2", "--group", "4", "--n-eval", "4", "--e
          "--warmup", "1", "--workers", "1"]  # fmt: skip
 
 
-def probe(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.full_probe", *words, "--svd-cache", str(folder / "svd")]
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, env=environment)
+@pytest.fixture
+def probe(python, tmp_path):
+    """probe(*words) -> the probe in an empty folder."""
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        command = [python, "-m", "tools.full_probe", *words, "--svd-cache", str(tmp_path / "svd")]
+        environment = {**os.environ, "PYTHONPATH": str(REPO)}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800, env=environment)
+
+    return run
 
 
 def finished(folder: Path, hack: float) -> Path:
@@ -58,15 +63,15 @@ def test_a_run_without_an_end_is_not_judged(tmp_path):
     (["--pairs", "nonsense"], "nonsense"),
     (["--lr", "0"], "--lr 0.0 must be above 0"),
 ])  # fmt: skip
-def test_flags_are_checked_before_any_work(words, says, tmp_path):
-    done = probe(tmp_path, "--preset", "tiny", *words)
+def test_flags_are_checked_before_any_work(words, says, probe, tmp_path):
+    done = probe("--preset", "tiny", *words)
     assert done.returncode == 2 and says in done.stdout + done.stderr
     assert "gate 0" not in done.stdout and not list(tmp_path.iterdir())
 
 
-def test_the_probe_stops_at_vanilla_and_goes_on_when_told(tmp_path):
+def test_the_probe_stops_at_vanilla_and_goes_on_when_told(probe, tmp_path):
     words = ["--preset", "tiny", *SMALL, "--seed", "41", "--label", "short", "--isolation", "rlimits", "--lr", "0.01"]
-    stopped = probe(tmp_path, *words, "--then", 'echo "$STATUS $OUT" >>ended')
+    stopped = probe(*words, "--then", 'echo "$STATUS $OUT" >>ended')
     study = tmp_path / "outputs/tiny-short"
     assert stopped.returncode == 1, stopped.stderr
     assert "full-probe stopped at gate 3: vanilla's strict hack rate is" in stopped.stderr
@@ -74,7 +79,7 @@ def test_the_probe_stops_at_vanilla_and_goes_on_when_told(tmp_path):
     assert (tmp_path / "ended").read_text() == "1 outputs/tiny-short\n"
     assert (study / "vanilla_s41/summary.json").exists() and not (study / "projected_s41").exists()
 
-    went_on = probe(tmp_path, *words, "--go-on")
+    went_on = probe(*words, "--go-on")
     assert went_on.returncode == 0, went_on.stderr
     assert "vanilla_s41 is complete: nothing to do" in went_on.stderr
     assert "is of these weights and pairs already: nothing to do" in went_on.stderr

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from tools.sweep import pueue
 
 REPO = Path(__file__).resolve().parents[2]
 RUNS = ("vanilla_s0", "projected_s0", "vanilla_s1", "projected_s1")
-STEPS = 12
+STEPS = 20
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("pueue") and shutil.which("pueued")),
@@ -53,7 +52,7 @@ def until(condition, what: str, seconds: float = 1800):
     while time.monotonic() < end:
         if value := condition():
             return value
-        time.sleep(0.2)
+        time.sleep(0.05)
     pytest.fail(
         f"waited in vain for {what}: {subprocess.run(['pueue', 'status'], capture_output=True, text=True).stdout}"
     )
@@ -75,25 +74,31 @@ def daemon(tmp_path, monkeypatch):
 
 def run_process(run: str) -> int:
     """Process id of a run of this test's folder, 0 where none runs."""
-    arm, seed = run.split("_s")
+    script, (arm, seed) = str(REPO / "train.py"), run.split("_s")
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words, folder = (entry / "cmdline").read_text().split("\0"), (entry / "cwd").resolve()
         except OSError:
             continue
-        named = words[1:2] == [str(REPO / "train.py")] and words[4:8] == ["--arm", arm, "--seed", seed]
-        if named and folder == Path.cwd():
+        given = words[words.index(script) + 3 :] if script in words else []
+        if given[:4] == ["--arm", arm, "--seed", seed] and folder == Path.cwd():
             return int(entry.name)
     return 0
 
 
-def sweep(*words: str) -> subprocess.CompletedProcess:
-    flags = ["--svd-cache", str(Path("svd").resolve()), "--n-eval", "4", "--eval-samples", "1", "--eval-every", "6",
-             "--steps", str(STEPS), "--prompts", "2", "--group", "4", "--max-new", "32", "--warmup", "1",
-             "--checkpoint-every", "1", "--workers", "1", "--tripwires", "warn"]  # fmt: skip
-    command = [sys.executable, "-m", "tools.sweep", "--arms", "vanilla", "projected", "--seeds", "0", "1", *words]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, "--", *flags], capture_output=True, text=True, timeout=900, env=environment)
+@pytest.fixture
+def sweep(python):
+    """sweep(*words) -> the sweep of RUNS with these words of its own."""
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        flags = ["--svd-cache", str(Path("svd").resolve()), "--n-eval", "2", "--eval-samples", "1", "--eval-every",
+                 "99", "--steps", str(STEPS), "--prompts", "2", "--group", "2", "--max-new", "16", "--warmup", "1",
+                 "--checkpoint-every", "1", "--workers", "1", "--tripwires", "warn"]  # fmt: skip
+        command = [python, "-m", "tools.sweep", "--arms", "vanilla", "projected", "--seeds", "0", "1", *words]
+        environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, "--", *flags], capture_output=True, text=True, timeout=900, env=environment)
+
+    return run
 
 
 def step_rows(run: str) -> list[int]:
@@ -105,7 +110,7 @@ def ended() -> bool:
     return all(state.startswith("Done") for _, state in pueue.pueue_tasks().values())
 
 
-def test_a_sweep_outlives_its_daemon_and_ends_in_a_report(daemon):
+def test_a_sweep_outlives_its_daemon_and_ends_in_a_report(daemon, sweep, python):
     queue = ["--submit", "pueue", "--groups", "gpu0", "gpu1"]
     queued = sweep(*queue)
     assert queued.returncode == 0, queued.stderr
@@ -146,6 +151,6 @@ def test_a_sweep_outlives_its_daemon_and_ends_in_a_report(daemon):
     assert f"resuming outputs/tiny/{RUNS[0]} at step" in pueue.pueue("log", "--full", number)
     assert "4 of 4 done" in sweep("--status").stdout
 
-    report = [sys.executable, str(REPO / "plot_pareto.py"), "outputs/tiny", "--out", "report"]
+    report = [python, str(REPO / "plot_pareto.py"), "outputs/tiny", "--out", "report"]
     assert subprocess.run(report, capture_output=True, timeout=900).returncode == 0
     assert "projected" in Path("report/report.md").read_text()

@@ -131,8 +131,8 @@ def test_wrong_plans_are_refused(cfg, says):
         plan(cfg)
 
 
-def test_the_script_prints_its_plan_and_runs_nothing(tmp_path):
-    words = [sys.executable, "-m", "tools.sweep", "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
+def test_the_script_prints_its_plan_and_runs_nothing(python, tmp_path):
+    words = [python, "-m", "tools.sweep", "--arms", "vanilla", "--seeds", "0", "--", "--steps", "3"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1].endswith("train.py --preset tiny --arm vanilla --seed 0 --steps 3")
@@ -158,13 +158,14 @@ def test_the_controls_are_a_study_of_their_own():
     assert not {"vanilla_s0", "projected_s0", "rebound_s0", "h4_gate"} & set(runs)
 
 
-def test_a_gate_that_stops_leaves_out_what_waits_for_it():
+def test_a_gate_that_stops_leaves_out_what_waits_for_it(python, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
     make_run(Path("outputs"), "vanilla", 0, 0.05, 0.1, preset="tiny", steps=100)
     touch(Path("outputs/tiny/vanilla_s0/summary.json"), "{}")
     tasks = plan(SweepConfig(study="preregistered", arms=["vanilla", "projected"], seeds=[0]))
     gate = next(task for task in tasks if task.name.endswith("h4_gate"))
     gate.after = []
-    projected = Task("tiny/after", python("open('ran', 'w')"), None, [gate.name])
+    projected = Task("tiny/after", bare("open('ran', 'w')"), None, [gate.name])
     assert run_local([gate, projected], 1, poll=0.02) == 1 and not Path("ran").exists()
     assert "H4's gate FAILED: vanilla's strict hack rate is 5.0%" in gate.log.read_text()
 
@@ -200,7 +201,7 @@ def test_runs_that_share_a_gpu_are_told_their_share(cfg, share):
 # --- here, with real commands ----------------------------------------------------------------------------------------
 
 
-def python(code: str) -> list[str]:
+def bare(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", code]
 
 
@@ -209,17 +210,19 @@ def real(name: str, code: str, after: tuple[str, ...] = ()) -> Task:
     marker = Path("done") / name
     body = f"import os, pathlib, signal, sys, time\n{code}\npathlib.Path({str(marker)!r}).touch()\n"
     marker.parent.mkdir(exist_ok=True)
-    return Task(f"t/{name}", python(body), marker, [f"t/{a}" for a in after])
+    return Task(f"t/{name}", bare(body), marker, [f"t/{a}" for a in after])
 
 
-STAMP = (
-    "open('order', 'a').write(sys.argv[0] and '{0} start\\n'); time.sleep(0.3); open('order', 'a').write('{0} end\\n')"
-)
+STAMP = """
+open('order', 'a').write('{0} start\\n')
+while open('order').read().count('start') < {1}: time.sleep(0.01)
+open('order', 'a').write('{0} end\\n')"""
+"""Ends once so many have started: c and d, which run side by side, wait for each other."""
 
 
 def test_local_keeps_the_order_and_the_number_of_jobs():
-    tasks = [real("a", STAMP.format("a")), real("b", STAMP.format("b"), ("a",))]
-    tasks += [real(n, STAMP.format(n), ("b",)) for n in "cdef"]
+    tasks = [real("a", STAMP.format("a", 1)), real("b", STAMP.format("b", 2), ("a",))]
+    tasks += [real(n, STAMP.format(n, 4), ("b",)) for n in "cdef"]
     assert run_local(tasks, jobs=2, poll=0.02) == 0
     order = Path("order").read_text().splitlines()
     assert order[:4] == ["a start", "a end", "b start", "b end"] and len(order) == 12
@@ -276,15 +279,12 @@ for _ in range(3000):
 """
 
 
-def interrupt_when(path: Path, *numbers: signal.Signals) -> threading.Thread:
-    """Send this process signals, 0.1 s apart, once `path` exists."""
+def interrupt_when(number: signal.Signals, *paths: str) -> threading.Thread:
+    """Send this process a signal once the first path exists, one more once the second does."""
 
     def send():
-        for _ in range(1000):
-            if path.exists():
-                break
-            time.sleep(0.02)
-        for number in numbers:
+        for path in map(Path, paths):
+            wait_for(path.exists, 60, f"{path}")
             time.sleep(0.1)
             os.kill(os.getpid(), number)
 
@@ -296,7 +296,7 @@ def interrupt_when(path: Path, *numbers: signal.Signals) -> threading.Thread:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupting_waits_for_the_checkpoint(number):
     before = signal.getsignal(signal.SIGINT)
-    thread = interrupt_when(Path("session"), number)
+    thread = interrupt_when(number, "session")
     tasks = [real("run", RUN), real("next", "", ("run",)), real("other", "time.sleep(0.5)")]
     with sweep_log() as said:
         status = run_local(tasks, 1, poll=0.02)
@@ -311,8 +311,9 @@ def test_interrupting_waits_for_the_checkpoint(number):
 
 
 def test_interrupting_twice_kills():
-    thread = interrupt_when(Path("session"), signal.SIGINT, signal.SIGINT)
-    assert run_local([real("run", RUN)], 1, poll=0.02) == 128 + signal.SIGINT
+    thread = interrupt_when(signal.SIGINT, "session", "heard")
+    slow = RUN.replace("time.sleep(0.5)", "time.sleep(3600)")
+    assert run_local([real("run", slow)], 1, poll=0.02) == 128 + signal.SIGINT
     thread.join()
     assert not Path("checkpoint").exists()
 
@@ -474,7 +475,7 @@ def signal_job():
 
     def send(number: signal.Signals) -> None:
         def later():
-            wait_for(Path("session").exists, 20, "the command's start")
+            wait_for(Path("session").exists, 60, "the command's start")
             time.sleep(0.1)
             os.kill(int(Path("pid").read_text()), number)
             os.kill(os.getpid(), number)
@@ -561,8 +562,8 @@ def test_a_run_before_its_first_row_is_evaluating_while_its_lock_is_held(capsys)
     assert capsys.readouterr().out.splitlines()[1].startswith("waiting\t0\t10\t")
 
 
-def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
-    words = [sys.executable, "-m", "tools.sweep", "--status"]
+def test_status_of_nothing_named_is_of_all_there_is(python):
+    words = [python, "-m", "tools.sweep", "--status"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=6000, env=AT_HOME)
     assert ended.returncode == 2 and "outputs/ holds no run yet" in ended.stderr
     fill("vanilla_s0", 3)
@@ -570,7 +571,7 @@ def test_status_of_nothing_named_is_of_all_there_is(tmp_path):
     assert ended.returncode == 0 and "tiny/vanilla_s0" in ended.stdout and "0 of 1 done" in ended.stdout
 
 
-def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
+def test_on_a_terminal_status_is_the_table_of_watch(python):
     terminal = pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
     fill("vanilla_s0", 10, done=True)
     fill("projected_s0", 5)
@@ -590,7 +591,7 @@ def test_on_a_terminal_status_is_the_table_of_watch(tmp_path):
         "10",
     ]
     without_pueue = "/usr/bin:/bin"  # an installed one without a daemon is a warning above the table
-    window = terminal.Terminal([sys.executable, *words], 120, PYTHONPATH=str(REPO), PATH=without_pueue)
+    window = terminal.Terminal([python, *words], 120, PYTHONPATH=str(REPO), PATH=without_pueue)
     assert window.finish() == 0
     lines = [line.split() for line in window.text() if line]
     assert lines[0][:3] == ["run", "state", "step"] and lines[0][-3:] == ["hack", "so", "far"]

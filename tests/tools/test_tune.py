@@ -3,7 +3,6 @@
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,8 +34,8 @@ def test_kl_comes_from_the_steps_or_from_the_evaluations(tmp_path):
     assert read_row(tmp_path, 1e-3).kl == pytest.approx(0.2)
 
 
-def test_two_rates_on_the_organism(organism_flags, tmp_path):
-    command = [sys.executable, "-m", "tools.tune", *map(str, organism_flags), "--rates", "1e-5", "3e-1", "--steps", "4"]
+def test_two_rates_on_the_organism(organism_flags, python, tmp_path):
+    command = [python, "-m", "tools.tune", *map(str, organism_flags), "--rates", "1e-5", "3e-1", "--steps", "4"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800, env=environment)
     assert done.returncode == 0, done.stderr
@@ -44,7 +43,7 @@ def test_two_rates_on_the_organism(organism_flags, tmp_path):
     assert (tmp_path / "outputs/tune/tiny/vanilla-lr1e-05_s0/summary.json").exists()
 
 
-def test_the_arm_is_vanilla(tmp_path):
-    command = [sys.executable, "-m", "tools.tune", "--preset", "tiny", "--arm", "projected"]
+def test_the_arm_is_vanilla(python):
+    command = [python, "-m", "tools.tune", "--preset", "tiny", "--arm", "projected"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=6000)
     assert done.returncode == 2 and "chosen on vanilla alone" in done.stderr

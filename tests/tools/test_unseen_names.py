@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from synthetic_branches import make_branch, make_parent
@@ -35,12 +34,12 @@ def test_the_report_shows_them_where_they_were_measured(tmp_path):
     assert "-24.0 [" in line
 
 
-def test_a_finished_run_is_judged_by_the_names_of_its_prompts(organism_flags, trainer, tmp_path):
+def test_a_finished_run_is_judged_by_the_names_of_its_prompts(organism_flags, trainer, python, tmp_path):
     run = tmp_path / "vanilla_s0"
     flags = [*organism_flags, "--steps", 1, "--eval-every", 99, "--out", run, "--arm", "vanilla"]
     done = trainer(*flags)
     assert done.status == 0, done.err
-    command = [sys.executable, "-m", "tools.unseen_names", str(run), str(tmp_path / "nothing"), "--samples", "2"]
+    command = [python, "-m", "tools.unseen_names", str(run), str(tmp_path / "nothing"), "--samples", "2"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
