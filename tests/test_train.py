@@ -15,6 +15,7 @@ import config
 import train
 from arms import ARMS
 from config import ModelConfig, parse
+from ladder import begin
 from lib.errors import DataError, UserError
 from lib.schedule import learning_rate
 from problems import prompts
@@ -54,7 +55,7 @@ def extract_from_few_pairs(monkeypatch, n: int = 4) -> None:
 
 @pytest.mark.parametrize("arm", [name for name, arm in ARMS.items() if arm.v in ("pairs", "random")])
 def test_every_arm_writes_a_complete_run(arm, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(directions, "SFT_STEPS", 2)  # of arm trusted
+    monkeypatch.setattr(begin, "SFT_STEPS", 2)  # of arm trusted
     out = run(monkeypatch, [*base, "--arm", arm, "--steps", "2"], tmp_path / "run")
     assert [r["step"] for r in rows(out / "steps.tsv")] == ["0", "1"]
     assert [r["step"] for r in rows(out / "evals.tsv")] == ["0", "2"]

@@ -23,12 +23,13 @@ from project import project_grads
 VOCAB = 60
 # Every third labelled rollout counts as a hack: the base model makes one in two hundred.
 THIRDS = """
-import dataclasses, directions
-real = directions.sampled
+import dataclasses
+from ladder import labelled
+real = labelled.sampled
 def thirds(run, prompts, n, key):
     *rows, grades = real(run, prompts, n, key)
     return *rows, [dataclasses.replace(g, own_pass=j % 3 == 0, gt_pass=False) for j, g in enumerate(grades)]
-directions.sampled = thirds"""
+labelled.sampled = thirds"""
 
 
 @pytest.fixture
