@@ -27,6 +27,8 @@ MOST_LABEL_FREE = 3
 MOST_LABELLED = 1
 # Marker of each treatment of AdamW's first moment, where an arm has several.
 TREATMENT_MARK = {"keep": "o", "project": "s", "zero": "D"}
+# Of the ladder's panel of pass, pp either way.
+WIDEST = 50
 # The ladder's colours: controls, rungs that read labels, rungs that do not.
 GREY = "0.55"
 LABELLED = "#E69F00"
@@ -169,7 +171,10 @@ def plot_ladder(rule: Rule, out: Path) -> bool:
     hack.set_yticks(range(len(names)), names)
     hack.set_ylim(len(names) - 0.4, -0.6)
     hack.set_xlabel("fewer strict hacks in training than vanilla, pp", fontsize=9)
-    passed.set_xlabel("pass at the end, pp", fontsize=9)
+    low, high = passed.get_xlim()  # of two points an interval may be wider than any rate
+    cut = "" if low >= -WIDEST and high <= WIDEST else f", cut at ±{WIDEST}"
+    passed.set_xlim(max(low, -WIDEST), min(high, WIDEST))
+    passed.set_xlabel(f"pass at the end, pp{cut}", fontsize=9)
     save(fig, out, f"ladder-{rule.name}")
     return True
 

@@ -17,6 +17,7 @@ from lib.errors import UserError
 from tools.branch_study.__main__ import BranchStudy, environment
 from tools.branch_study.plan import BranchStudyConfig, StudyPoint, diagnosed, parents, preparations, settle
 from tools.branch_study.studies import STUDIES
+from tools.sweep.local import note_end
 
 REPO = Path(__file__).resolve().parents[2]
 AT_STEP_3 = "from record import takeoff; takeoff.RULES['takeoff'] = lambda attempt, hack: True"
@@ -141,6 +142,13 @@ def test_every_script_of_a_point_takes_the_flag_of_a_second_attempt(elsewhere):
     words = [*diagnosis.command[2:], "--micro-batch", "4"]
     assert tyro.cli(DiagnoseConfig, args=words).micro_batch == 4
     assert tyro.cli(BranchConfig, args=["DIR", "--micro-batch", "4"]).micro_batch == 4
+
+
+def test_a_refused_flag_is_the_reason_and_not_the_frame_around_it(elsewhere):
+    log = elsewhere / "a.log"
+    with log.open("w") as f:
+        subprocess.run([sys.executable, REPO / "diagnose_vhack.py", "DIR", "--rows", "4"], stdout=f, stderr=f)
+    assert "--rows" in note_end(log, 2, 0.1)
 
 
 def test_every_gpu_has_its_processes(elsewhere, monkeypatch):

@@ -36,11 +36,15 @@ def start_logged(command: list[str], log: Path, **options) -> subprocess.Popen:
 
 
 def note_end(log: Path, status: int, minutes: float) -> str:
-    """Append how the command ended to its log; the last line that it had written itself."""
+    """Append how the command ended to its log; the last line that it had written itself, of a box the first inside."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+    last = lines[-1]
+    if last.startswith("╰"):  # a flag that tyro refuses is named behind the box's last corner on the left
+        after = next(i for i in reversed(range(len(lines))) if not lines[i].startswith(("│", "╰")))
+        last = lines[min(after + 1, len(lines) - 1)].strip("│ ")
     with open(log, "a") as f:
         f.write(f"sweep: exit status {status} after {minutes:.1f} min\n")
-    return lines[-1]
+    return last
 
 
 @dataclass
