@@ -21,7 +21,7 @@ WORKDIR /projected-grpo
 COPY requirements-gpu.lock requirements.lock ./
 RUN uv venv .venv && uv pip sync --compile-bytecode --python .venv/bin/python requirements-gpu.lock \
     && ls -d .venv/bin/python .venv/lib/python*/site-packages/*.dist-info \
-        > ".venv/.lock-$(sha256sum requirements-gpu.lock | cut -c1-16)"
+        > ".venv/.lock-$(cat requirements.lock requirements-gpu.lock | sha256sum | cut -c1-16)"
 COPY . .
 
 ENTRYPOINT ["just"]

@@ -33,13 +33,13 @@ dashboard *ARGS: setup
 setup:
     #!/usr/bin/env bash
     set -euo pipefail
-    lock=requirements.lock
-    if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then lock=requirements-gpu.lock; fi
+    locks=(requirements.lock)   # the GPU's names it and adds to it
+    if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then locks+=(requirements-gpu.lock); fi
     # The stamp lists what the lock installed: where something of it is gone, it vouches for nothing.
-    stamp=.venv/.lock-$(sha256sum "$lock" | cut -c1-16)
+    stamp=.venv/.lock-$(cat "${locks[@]}" | sha256sum | cut -c1-16)
     if ! { [ -s "$stamp" ] && xargs ls -d <"$stamp"; } >/dev/null 2>&1; then
         [ -x {{py}} ] || uv venv --quiet --clear .venv
-        uv pip sync --quiet --python {{py}} "$lock"   # named, since uv would take an active environment instead
+        uv pip sync --quiet --python {{py}} "${locks[-1]}"   # named, since uv would take an active environment instead
         rm -f .venv/.lock-*
         ls -d {{py}} .venv/lib/python*/site-packages/*.dist-info >"$stamp"
     fi

@@ -2,10 +2,10 @@
 
     python plot_pareto.py RUN_DIR... [--out DIR]
 
-RUN_DIR is a run directory (record/folder.py) or a folder of them. Into --out go report.md, a page; appendix.md, the
-rest; their figures pareto, trajectories, flavours, cosine, modules and heldout (PNG and SVG); table.{md,csv,tex} and
-verdict.{md,json}; report.html, all of it and the rollouts to read, in one file. report/ holds the definition of every
-number and the rule of every verdict; this file lays them out.
+RUN_DIR is a run directory (record/folder.py), a folder of them, or such a folder as .tar.xz (lib/archives.py). Into
+--out go report.md, a page; appendix.md, the rest; their figures pareto, trajectories, flavours, cosine, modules and
+heldout (PNG and SVG); table.{md,csv,tex} and verdict.{md,json}; report.html, all of it and the rollouts to read, in
+one file. report/ holds the definition of every number and the rule of every verdict; this file lays them out.
 
 Where the runs are branches (branch.py) and their parents, the report is of branches: report.md, report.html,
 branches.json and two figures a rule. A report of whole runs leaves branches out by name.
@@ -43,9 +43,9 @@ class ReportConfig:
     """Report on finished runs: plots, headline table, and the verdicts on H1, H3 and H4."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...")]
-    """Run directories, or folders that hold some."""
+    """Run directories, folders that hold some, or .tar.xz of folders."""
     out: Path | None = None
-    """Where the report goes; default: report/ in the folder that holds the runs."""
+    """Where the report goes; default: report/ in the folder that holds the runs or the archive."""
     heldout: tuple[Path, ...] = ()
     """Held-out tables of verify_vhack_heldout.py; default: those beside the runs' v_hack."""
     columns: int = 0

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gzip
 import json
 import sys
 import time
@@ -24,9 +23,11 @@ from pathlib import Path
 import tyro
 
 from bench.grader import to_the_end
+from lib.archives import unpacked
 from lib.files import REPO
 from problems import Problem
 from problems.leetcode import load_problems
+from report.samples import read_lines
 from rewards import Grade, Grader
 
 HERE = Path(__file__).with_suffix(".tsv")
@@ -36,13 +37,13 @@ BATCH = 64
 QUIET = ("vanilla_s0", "projected_s0", "projected_s2")
 
 
-def quiet_completions(path: Path, n: int, runs: Path = REPO / "docs/results/dev/runs") -> tuple[list[str], list]:
+def quiet_completions(path: Path, n: int, runs: Path = REPO / "docs/results/dev/runs.tar.xz") -> tuple[list[str], list]:
     """(texts, their problems) of n completions of the dev study's quiet runs, in turn; path: the problems they had."""
     known = {problem.id: problem for problem in load_problems(path)}
     texts, problems = [], []
     for run in QUIET:
-        with gzip.open(runs / run / "rollouts.jsonl.gz", "rt", encoding="utf-8") as lines:
-            found = [row for row in map(json.loads, lines) if "completion" in row and row["split"] != "eval-no-access"]
+        rows = read_lines(unpacked(runs) / run, "rollouts.jsonl")
+        found = [row for row in rows if "completion" in row and row["split"] != "eval-no-access"]
         texts += [row["completion"] for row in found]
         problems += [known[row["problem"]] for row in found]
     return [texts[i % len(texts)] for i in range(n)], [problems[i % len(texts)] for i in range(n)]

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import tyro
 
+from lib.archives import unpacked
 from lib.files import REPO
 from tools.terminal import Terminal
 
-RUNS = REPO / "docs/results/organism/runs"
+RUNS = REPO / "docs/results/organism/runs.tar.xz"
 ARMS = ("vanilla", "projected", "random-v", "reversed")
 
 
@@ -86,7 +87,7 @@ def main() -> None:
         writers, locks = [], []
         for i in range(bench.runs):
             name = f"{ARMS[i % len(ARMS)]}_s{i // len(ARMS)}"
-            writers.append(writer(RUNS / name, Path(work) / "outputs/tiny" / name, bench.start))
+            writers.append(writer(unpacked(RUNS) / name, Path(work) / "outputs/tiny" / name, bench.start))
             locks.append(open(writers[-1].folder / ".lock", "a"))  # noqa: SIM115 (held while the run runs)
             fcntl.flock(locks[-1], fcntl.LOCK_EX)
         window = Terminal(

@@ -56,6 +56,9 @@ OS_ADVICE = {
 GPU_ERROR = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|NCCL", re.IGNORECASE)
 
 
+# Temporary paths, and what the user knows them by (lib/archives.py).
+KNOWN_AS: dict[str, str] = {}
+
 # What is called with the exit status when a script ends, whatever ended it.
 AT_END: list[Callable[[int], None]] = []
 
@@ -100,6 +103,8 @@ def main_or_sentence(main: Callable[[], int | None]) -> None:
             status, text = STATUS, INTERRUPTED
         if not text:
             raise
+    for path, known in KNOWN_AS.items():
+        text = text.replace(path, known)
     print(f"error: {text}", file=sys.stderr)
     sys.exit(status)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from arms import arm_of, table_order
+from lib.archives import packed_in
 from lib.errors import ReportError
 from lib.files import read_json
 from report.runs import RunRecord, read_run
@@ -143,10 +144,10 @@ def of_branches(folders: list[Path]) -> bool:
 
 
 def folder_of(folders: list[Path]) -> Path:
-    """The folder that holds the branches' parents, or the branches themselves where they lie elsewhere."""
+    """The folder that holds the branches' parents, or the archive, or else the branches themselves."""
     homes = []
     for path in (path.absolute() for path in folders if is_branch(path)):
-        homes.append(path.parents[2] if path.parents[1].name == "branches" else path.parents[1])
+        homes.append(packed_in(path) or (path.parents[2] if path.parents[1].name == "branches" else path.parents[1]))
     return Path(os.path.relpath(os.path.commonpath(homes)))
 
 

@@ -47,7 +47,7 @@ RC = {
 }
 
 # Colours of a PNG's palette.
-COLOURS = 128
+COLOURS = 64
 
 # Inches: the width of a README's column.
 WIDTH = 8

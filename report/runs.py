@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from arms import table_order
+from lib.archives import packed_in, unpacked
 from lib.errors import ReportError
 from lib.files import read_json
 from lib.tables import read_table
@@ -79,13 +80,15 @@ class RunRecord:
 def find_run_dirs(paths: list[Path]) -> list[Path]:
     """Run directories among `paths` and below them, each once, sorted. Raises ReportError where there is none.
 
-    Files and folders without a run are passed over, so that `outputs/tiny/*` can be given; so are, below a folder,
-    runs that train.py --fresh moved aside (`NAME.oldN`) and hidden folders.
+    A .tar.xz stands for the folder that it holds (lib/archives.py). Other files, and folders without a run, are passed
+    over, so that `outputs/tiny/*` can be given; so are, below a folder, runs that
+    train.py --fresh moved aside (`NAME.oldN`) and hidden folders.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
             raise ReportError(f"{path} does not exist: pass run directories, or a folder of them such as outputs/tiny")
+        path = unpacked(path)
         if path.is_file():
             continue
         for run in [path] if is_run(path) else runs_below(path):
@@ -121,8 +124,8 @@ def runs_below(path: Path, depth: int = 4) -> list[Path]:
 
 
 def common_folder(runs: list[RunRecord]) -> Path:
-    """The folder that holds all runs."""
-    parents = [run.path.parent for run in runs]
+    """The folder that holds all runs, or the archives that they are from."""
+    parents = [packed_in(run.path) or run.path.parent for run in runs]
     if len({parent.is_absolute() for parent in parents}) > 1:
         parents = [parent.absolute() for parent in parents]
     return Path(os.path.commonpath(parents))

@@ -5,7 +5,7 @@ fields that tables are made of, with the text of a few completions of each evalu
 (the first in the file, whatever they say); prompts.jsonl.gz has the prompts of these. Held-out tables come along. Runs
 without summary.json are left out unless --include-incomplete.
 `--samples K` also writes samples_<run>.md: K completions of the last evaluation with write access, evenly spread over
-its rows.
+its rows. Where TARGET is NAME.tar.xz, all but the samples is packed into it (lib/archives.py); they lie beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import tyro
 from loguru import logger
 
+from lib.archives import ENDING, is_archive, pack
 from lib.errors import UserError, run_main
 from lib.files import jsonl
 from lib.spread import evenly
@@ -40,7 +42,7 @@ class CollectConfig:
     source: tyro.conf.Positional[Path]
     """A folder of run directories, such as outputs/tiny."""
     target: tyro.conf.Positional[Path]
-    """Where the copies go."""
+    """Where the copies go: a folder, or NAME.tar.xz."""
     texts: int = 4
     """Completions kept whole for each step and split."""
     samples: int = 0
@@ -113,18 +115,30 @@ def copy_run(run: Path, folder: Path, texts: int) -> None:
     reduce_rollouts(run / "rollouts.jsonl", folder / "rollouts.jsonl.gz", texts)
 
 
+def copy_runs(cfg: CollectConfig, runs: list[Path], folder: Path, beside: Path) -> None:
+    """The runs and their held-out tables into `folder`, samples into `beside`."""
+    for run in runs:
+        copy_run(run, folder / run.name, cfg.texts)
+        if cfg.samples:
+            (beside / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))
+    for heldout in cfg.source.glob("*_heldout"):
+        shutil.copytree(heldout, folder / heldout.name, dirs_exist_ok=True)
+
+
 def main() -> None:
     cfg = tyro.cli(CollectConfig, prog="python -m tools.collect", description=__doc__)
     mark = "config.json" if cfg.include_incomplete else "summary.json"
     runs = sorted(p.parent for p in cfg.source.glob(f"*/{mark}") if not ASIDE.fullmatch(p.parent.name))
     if not runs:
         raise UserError(f"{cfg.source} holds no run to copy (no */{mark})")
-    for run in runs:
-        copy_run(run, cfg.target / run.name, cfg.texts)
-        if cfg.samples:
-            (cfg.target / f"samples_{run.name}.md").write_text(samples(run / "rollouts.jsonl", cfg.samples))
-    for heldout in cfg.source.glob("*_heldout"):
-        shutil.copytree(heldout, cfg.target / heldout.name, dirs_exist_ok=True)
+    if is_archive(cfg.target):
+        cfg.target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / cfg.target.name.removesuffix(ENDING)
+            copy_runs(cfg, runs, folder, cfg.target.parent)
+            pack(folder, cfg.target)
+    else:
+        copy_runs(cfg, runs, cfg.target, cfg.target)
     logger.info(f"{len(runs)} runs -> {cfg.target}")
 
 

@@ -19,13 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from lib.archives import unpacked
 from lib.files import REPO
 from lib.tables import read_table
 from record.columns import STEP_COLUMNS
 from record.stream import Stream
 from tools.terminal import Terminal
 
-RUNS = REPO / "docs/results/organism/runs"
+RUNS = REPO / "docs/results/organism/runs.tar.xz"
 WIDTHS = (80, 120, 200)
 LINES = 32
 # Run, the steps that it has made, and whether a process holds it.
@@ -65,17 +66,17 @@ def screen(words: list, columns: int, folder: Path) -> str:
 
 def study(folder: Path) -> list:
     """Copies of committed runs, cut where STUDY says; the locks of those that run."""
-    held = []
+    held, committed = [], unpacked(RUNS)
     for name, steps, runs in STUDY:
         run = folder / "outputs/tiny" / name
         run.mkdir(parents=True)
-        shutil.copy(RUNS / name / "config.json", run)
+        shutil.copy(committed / name / "config.json", run)
         for table in ("steps.tsv", "evals.tsv"):
-            header, *rows = (RUNS / name / table).read_text().splitlines(keepends=True)
+            header, *rows = (committed / name / table).read_text().splitlines(keepends=True)
             kept = [row for row in rows if int(row.split("\t")[0]) < steps + (table == "evals.tsv" and steps > 0)]
             (run / table).write_text(header + "".join(kept))
         if steps == json.loads((run / "config.json").read_text())["steps"]:
-            shutil.copy(RUNS / name / "summary.json", run)
+            shutil.copy(committed / name / "summary.json", run)
         if not runs:
             os.utime(run / "steps.tsv", (time.time() - 7200,) * 2)
         lock = open(run / ".lock", "a")  # noqa: SIM115 (held while the screens are made)
@@ -92,7 +93,7 @@ def terminal_screens(out: Path) -> list[Path]:
         folder = Path(work)
         held = study(folder)
         for columns in WIDTHS:
-            replaying = ["-m", "tools.terminal_screens", "--replay", str(RUNS / "vanilla_s0")]
+            replaying = ["-m", "tools.terminal_screens", "--replay", str(unpacked(RUNS) / "vanilla_s0")]
             texts[f"stream-{columns}.txt"] = screen(replaying, columns, folder)
             texts[f"watch-{columns}.txt"] = screen(["-m", "tools.watch", "outputs", "--once"], columns, folder)
         texts["status-120.txt"] = screen(["-m", "tools.sweep", "--status"], 120, folder)

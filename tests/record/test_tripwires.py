@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lib.archives import unpacked
+from lib.files import REPO
 from lib.tensors import load_tensors
 from record.tripwires import Watch
 
-STUDY = sorted((Path(__file__).resolve().parents[2] / "docs/results/organism/runs").glob("*/steps.tsv"))
+STUDY = REPO / "docs/results/organism/runs.tar.xz"
 BLOWN_UP = ["--lr", 30, "--arm", "vanilla"]
 POISON = """
 import torch
@@ -35,8 +37,9 @@ def evidence(run: Path) -> tuple[dict, list[dict]]:
 
 
 def test_the_defaults_stop_no_run_of_the_study():
-    assert len(STUDY) == 60
-    for path in STUDY:
+    runs = sorted(unpacked(STUDY).glob("*/steps.tsv"))
+    assert len(runs) == 60
+    for path in runs:
         watch, evals = Watch(5.0, {}), {row["step"]: row for row in table(path.with_name("evals.tsv"))}
         for row in [*table(path), {"step": 100}]:
             if row["step"] in evals:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from synthetic_runs import make_run
 
+from lib.archives import unpacked
 from lib.errors import UserError
 from tools import collect
 
@@ -50,6 +51,11 @@ def test_runs_are_reduced_and_samples_spread(tmp_path, monkeypatch):
     assert [f"text 100 {i}\n" in text for i in range(40)] == [i % 4 == 0 for i in range(40)]
     assert (target / "vanilla_s0/tripwire-pass-collapse-75.json").exists() and len(list(target.iterdir())) == 2
     assert (target / "vanilla_s0/evals.tsv").read_text() == (run / "evals.tsv").read_text()
+    monkeypatch.setattr("sys.argv", [*command[:2], str(tmp_path / "study/runs.tar.xz"), *command[3:]])
+    collect.main()
+    assert len(list((tmp_path / "study").iterdir())) == 2 and (tmp_path / "study/samples_vanilla_s0.md").exists()
+    inside = unpacked(tmp_path / "study/runs.tar.xz") / "vanilla_s0/rollouts.jsonl"
+    assert [json.loads(line) for line in inside.read_text().split("\n")[:-1]] == kept
     (run / "summary.json").unlink()
     with pytest.raises(UserError, match="no run to copy"):
         collect.main()

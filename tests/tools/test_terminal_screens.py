@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lib.archives import unpacked
+
 REPO = Path(__file__).resolve().parents[2]
 SCREENS = sorted((REPO / "docs/screens").glob("*-*.txt"))
 
@@ -19,5 +21,5 @@ def test_the_committed_screen_is_the_drawing_of_today(tmp_path):
     pytest.importorskip("tools.terminal", reason="pyte is a development dependency: `just setup`")
     from tools.terminal_screens import RUNS, screen
 
-    words = ["-m", "tools.terminal_screens", "--replay", str(RUNS / "vanilla_s0")]
+    words = ["-m", "tools.terminal_screens", "--replay", str(unpacked(RUNS) / "vanilla_s0")]
     assert screen(words, 80, tmp_path) == (REPO / "docs/screens/stream-80.txt").read_text(), "`just screens`"
