@@ -47,7 +47,7 @@ RC = {
 }
 
 # Colours of a PNG's palette.
-COLOURS = 64
+COLOURS = 128
 
 # Inches: the width of a README's column.
 WIDTH = 8
