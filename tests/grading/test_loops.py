@@ -132,6 +132,33 @@ def test_a_look_never_exceeds_the_recursion_limit(long):
     assert all(report.finished for report in reports), reports
 
 
+DEEPEST = """
+import signal, sys
+sys.path.insert(0, {jail!r})
+import loops
+signal.signal(signal.SIGPROF, loops.LoopWatch(lambda: None).look)
+def deep(n, last=lambda: None):
+    return deep(n - 1, last) if n else last()
+def told():
+    signal.raise_signal(signal.SIGPROF)
+most = sys.getrecursionlimit()
+while True:
+    try:
+        deep(most)
+        break
+    except RecursionError:
+        most -= 1
+for spare in range(2, 12):  # told() and the handler itself take two
+    deep(most - spare, told)
+print("fine")
+"""
+
+
+def test_a_look_in_the_last_frames_before_the_limit_does_not_reach_the_program():
+    done = subprocess.run([sys.executable, "-c", DEEPEST.format(jail=str(JAIL))], capture_output=True, text=True)
+    assert done.stdout == "fine\n", done.stderr[-500:]
+
+
 def test_no_canonical_solution_is_taken_for_a_loop(leetcode):
     """Looked at a hundred times as often as in the jail: 60 solutions, all but the slowest tests."""
     slow = {"3312", "3317", "3337", "3472"}
