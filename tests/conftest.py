@@ -31,6 +31,11 @@ def pytest_configure(config):
     config.option.loadscopereorder = False  # xdist would begin with the files of most tests
 
 
+def pytest_xdist_auto_num_workers(config):
+    """A worker more than cores: many tests wait for processes."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -SECONDS.get(item.path.stem, 0))
     gc.freeze()  # torch's objects are not looked through again and again
@@ -45,8 +50,8 @@ SHARED = REPO.parent / "shared/data/leetcode_medhard_80.jsonl"
 
 @pytest.fixture(autouse=True)
 def same_draws():
-    """What a test draws from torch does not hang on the tests before it."""
-    torch.manual_seed(0)
+    """What a test draws from torch does not hang on the tests before it; TEST_SEED=$RANDOM just test: other draws."""
+    torch.manual_seed(int(os.environ.get("TEST_SEED", 0)))
 
 
 @pytest.fixture
