@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -144,10 +143,10 @@ def test_every_script_of_a_point_takes_the_flag_of_a_second_attempt(elsewhere):
     assert tyro.cli(BranchConfig, args=["DIR", "--micro-batch", "4"]).micro_batch == 4
 
 
-def test_a_refused_flag_is_the_reason_and_not_the_frame_around_it(elsewhere):
+def test_a_refused_flag_is_the_reason_and_not_the_frame_around_it(elsewhere, python):
     log = elsewhere / "a.log"
     with log.open("w") as f:
-        subprocess.run([sys.executable, REPO / "diagnose_vhack.py", "DIR", "--rows", "4"], stdout=f, stderr=f)
+        subprocess.run([python, REPO / "diagnose_vhack.py", "DIR", "--rows", "4"], stdout=f, stderr=f)
     assert "--rows" in note_end(log, 2, 0.1)
 
 
