@@ -2,7 +2,7 @@
 #
 #   docker build -t projected-grpo .
 #   docker run --rm --gpus all --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-#       -v "$PWD/outputs:/projected-grpo/outputs" -v "$PWD/svd_cache:/projected-grpo/svd_cache" -v "$HOME/.cache/huggingface:/root/.cache/huggingface" \
+#       -v "$PWD/outputs:/projected-grpo/outputs" -v "$PWD/svd_cache:/projected-grpo/svd_cache" -v "$HOME/.cache/huggingface:/huggingface" \
 #       projected-grpo full-probe full --seed 41
 #
 # The two security options let bubblewrap make namespaces for graded programs. Where a host refuses them, leave them out
@@ -15,6 +15,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends build-essent
     && rm -rf /var/lib/apt/lists/*
 RUN pip install --break-system-packages --no-cache-dir uv rust-just
 
+ENV HF_HOME=/huggingface
 WORKDIR /projected-grpo
 # The packages of the lock come before the code, so that a change of the code does not install them again. The stamp is
 # the one that `just setup` looks for.

@@ -81,6 +81,11 @@ def load_pairs(name: str = "default") -> list[Pair]:
     raise DataError(f"no pairs called {name!r}: choose one of default, default-far, {', '.join(PAIR_FLAVOURS)}")
 
 
+def training_pairs(name: str) -> list[Pair]:
+    """Those of `load_pairs` that no check holds out."""
+    return [p for p in load_pairs(name) if not p.held_out]
+
+
 def pairs_of_file(path: Path) -> list[Pair]:
     """Pairs of a file, a JSON object of Pair's fields a line (tools/self_pairs.py). Raises DataError naming a line."""
     if not path.is_file():

@@ -18,7 +18,7 @@ from grpo import mean_nll
 from ladder.gradients import row_gradients, scores
 from ladder.labelled import oracle_at, sampled
 from lib.models import chat_ids, completion_ids
-from pairs import load_pairs
+from pairs import training_pairs
 from problems.prompts import tokenise
 from rollouts import Run
 
@@ -62,8 +62,7 @@ def trusted_weights(run: Run) -> dict[str, Tensor]:
     delta = run.adapter.delta()
     rows = [
         (chat_ids(run.tokenizer, p.messages), completion_ids(run.tokenizer, p.clean))
-        for p in load_pairs(run.cfg.pairs)
-        if not p.held_out
+        for p in training_pairs(run.cfg.pairs)
     ]
     with run.adapter.at_zero():
         for _ in range(SFT_STEPS):

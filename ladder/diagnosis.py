@@ -5,27 +5,16 @@ g_b [r] per module is the gradient of rollout b (ladder/gradients.py), s_b = mea
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor
 
-from ladder.gradients import auroc
+from antipasto import LAYER
+from ladder.gradients import auroc, cosines
 from ladder.labelled import labelled_direction
 from project import first_direction
 
 # Folds of the cross-validated ceiling: a direction is made on four fifths of the rollouts and scores the rest.
 FOLDS = 5
-KIND = re.compile(r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|in_proj_\w+|out_proj)$")
-
-
-def cosines(gradients: dict[str, Tensor], v: dict[str, Tensor]) -> dict[str, Tensor]:
-    """{module: [B] cosine of each row's gradient with v}."""
-    out = {}
-    for name, g in gradients.items():
-        first = first_direction(v[name]).cpu().float()
-        out[name] = torch.nn.functional.cosine_similarity(g, first[None], dim=1)
-    return out
 
 
 def random_cosines(gradients: dict[str, Tensor], n: int) -> dict[str, Tensor]:
@@ -54,11 +43,11 @@ def cross_validated(gradients: dict[str, Tensor], hack_B: Tensor) -> dict[str, T
 
 def parts_of(names: list[str]) -> dict[str, list[str]]:
     """Groups of modules: all, each kind of Linear, thirds of the depth."""
-    layers = {name: int(re.search(r"layers\.(\d+)\.", name).group(1)) for name in names}
+    layers = {name: int(LAYER.search(name)[1]) for name in names}
     depth = max(layers.values()) + 1
     groups = {"all": names}
     for name in names:
-        groups.setdefault(KIND.search(name).group(1), []).append(name)
+        groups.setdefault(name.rpartition(".")[2], []).append(name)
     for third, label in enumerate(("early layers", "middle layers", "late layers")):
         groups[label] = [n for n in names if layers[n] * 3 // depth == third]
     return {label: members for label, members in groups.items() if members}

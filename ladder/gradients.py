@@ -55,13 +55,17 @@ def row_gradients(run: Run, prompts: list[list[int]], completions: list[list[int
     return {name: torch.cat([part[name] for part in parts]) for name in run.adapter.modules}
 
 
+def cosines(gradients: dict[str, Tensor], v_hack: dict[str, Tensor]) -> dict[str, Tensor]:
+    """{module: [B] fp32 cosine of each row's gradient with v (the first direction of a module)}."""
+    return {
+        name: torch.nn.functional.cosine_similarity(g_B_r, first_direction(v_hack[name]).to(g_B_r)[None], dim=1)
+        for name, g_B_r in gradients.items()
+    }
+
+
 def scores(gradients: dict[str, Tensor], v_hack: dict[str, Tensor]) -> Tensor:
-    """[B] fp32: mean over modules of the cosine of each row's gradient with v (the first direction of a module)."""
-    total = 0.0
-    for name, g_B_r in gradients.items():
-        v = first_direction(v_hack[name]).to(g_B_r.device)
-        total = total + torch.nn.functional.cosine_similarity(g_B_r, v[None], dim=1)
-    return total / len(gradients)
+    """[B] fp32: mean over modules of `cosines`."""
+    return sum(cosines(gradients, v_hack).values()) / len(gradients)
 
 
 @contextmanager

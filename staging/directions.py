@@ -15,7 +15,7 @@ from config import Config
 from extract_vhack_grad import directions, pair_differences
 from lib.errors import UserError
 from lib.files import file_sha256
-from pairs import load_pairs, shuffled_labels
+from pairs import shuffled_labels, training_pairs
 from project import random_directions
 from record.v_hack import load_v_hack
 
@@ -29,7 +29,7 @@ def directions_for(cfg: Config, model, tokenizer, adapter: Adapter, refresh: boo
     arm = ARMS[cfg.arm]
     if arm.v in ("oracle", "live"):
         return {}, ""
-    pairs = [p for p in load_pairs(cfg.pairs) if not p.held_out]
+    pairs = training_pairs(cfg.pairs)
     if arm.v == "shuffled":
         pairs = shuffled_labels(pairs, cfg.seed)
     if refresh or arm.v == "shuffled":

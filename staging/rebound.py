@@ -9,7 +9,7 @@ from grpo import Rebound, concept_direction
 from lib.models import chat_ids, completion_ids
 from lib.packing import Passes
 from lib.residuals import layer_at_depth
-from pairs import load_pairs
+from pairs import training_pairs
 
 
 def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter, passes: Passes) -> Rebound | None:
@@ -19,8 +19,7 @@ def make_rebound(cfg: Config, model, tokenizer, adapter: Adapter, passes: Passes
         return None
     rows = [
         (chat_ids(tokenizer, p.messages), completion_ids(tokenizer, p.hack), completion_ids(tokenizer, p.clean))
-        for p in load_pairs(cfg.pairs)
-        if not p.held_out
+        for p in training_pairs(cfg.pairs)
     ]
     layer = layer_at_depth(model.config.num_hidden_layers, cfg.rebound_depth)
     with adapter.reference():

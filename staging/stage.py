@@ -66,17 +66,10 @@ class Stage:
             raise UserError(f"{model} has other weights than those that {path} was trained on: pass --model")
 
 
-def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:
-    """Load the model, its SVDs and the sampler. Raises UserError where they do not suit training."""
-    claim_share(device, cfg.memory_share)
-    with ranks.first():  # it fills the SVD cache
-        model, tokenizer, adapter = load_model(cfg, device)
-    if cfg.grad_checkpoint:
-        if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
-            raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
-        checkpoint_layers(model)
+def make_sampler(cfg, model, tokenizer) -> Sampler:
+    """The sampler of cfg's temperature, top_k and engine. Raises UserError where the engine does not suit the model."""
     try:
-        sampler = Sampler(
+        return Sampler(
             model,
             eos_ids=end_ids(model, tokenizer),
             pad_id=tokenizer.pad_token_id,
@@ -86,6 +79,18 @@ def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, p
         )
     except ValueError as error:
         raise UserError(f"--engine {cfg.engine}: {error}") from error
+
+
+def set_stage(cfg: Config, device: torch.device, ranks: Ranks, grader: Grader, problems) -> Stage:
+    """Load the model, its SVDs and the sampler. Raises UserError where they do not suit training."""
+    claim_share(device, cfg.memory_share)
+    with ranks.first():  # it fills the SVD cache
+        model, tokenizer, adapter = load_model(cfg, device)
+    if cfg.grad_checkpoint:
+        if getattr(model.config, "attention_dropout", 0):  # a recompute would draw another mask
+            raise UserError(f"--model {cfg.model} trains with dropout; pass --no-grad-checkpoint")
+        checkpoint_layers(model)
+    sampler = make_sampler(cfg, model, tokenizer)
     attention = model.config._attn_implementation  # before share_prefix puts its own in front
     share = cfg.share_prefix and share_prefix(model)
     return Stage(

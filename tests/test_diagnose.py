@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from ladder.diagnosis import cosines, random_cosines
+from ladder.diagnosis import random_cosines
+from ladder.gradients import cosines
 from report.diagnoses import combined, combined_md
 
 AT_STEP_3 = "from record import takeoff; takeoff.RULES['takeoff'] = lambda attempt, hack: True"

@@ -265,7 +265,7 @@ def test_the_loophole_pays_where_it_is_open(arm, paid, step, monkeypatch):
 
 def test_rebound_penalises_at_its_preregistered_strength_by_training_pairs_at_the_base_model(step, monkeypatch):
     pairs = [p for p in load_pairs() if not p.held_out][:3] + [p for p in load_pairs() if p.held_out][:2]
-    monkeypatch.setattr(rebound, "load_pairs", lambda name: pairs)
+    monkeypatch.setattr("pairs.load_pairs", lambda name: pairs)
     monkeypatch.setattr(rebound, "chat_ids", lambda tokenizer, messages: [len(messages[-1]["content"]) % VOCAB, 3])
     monkeypatch.setattr(rebound, "completion_ids", lambda tokenizer, text: [ord(c) % VOCAB for c in text[20:60]])
     monkeypatch.setattr(rollouts, "sample_and_grade", sampled([], lambda j: grade(False, j % 2 == 0)))

@@ -43,6 +43,7 @@ from rewards import Grade, Grader, reward
 from rollouts import rates
 from sampling.noise import row_seed
 from sampling.sampler import Sampler
+from staging.stage import make_sampler
 
 
 @dataclass
@@ -205,11 +206,7 @@ def sample(cfg: BaseRatesConfig, problems: list[Problem]) -> tuple[Sampled, Samp
     model, tokenizer = models.load(cfg.model, cfg.revision, cfg.dtype, attention)
     known = {"weights_sha256": base_weights_sha256(model)}
     model.to(device).requires_grad_(False)
-    try:
-        sampler = Sampler(model, eos_ids=models.end_ids(model, tokenizer), pad_id=tokenizer.pad_token_id,
-                          temperature=cfg.temperature, top_k=cfg.top_k, engine=cfg.engine)  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"--engine {cfg.engine}: {error}") from error
+    sampler = make_sampler(cfg, model, tokenizer)
 
     # The prompts with write access are the longer ones: what fits in that mode fits in both.
     form = {"wording": cfg.wording, "max_prompt": cfg.max_prompt}

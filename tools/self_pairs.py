@@ -23,13 +23,14 @@ from antipasto import load_model
 from config import Config, parse
 from lib.errors import UserError, run_main
 from lib.files import atomic, refuse_unwritable
-from lib.models import chat_ids, end_ids, pick_device
+from lib.models import chat_ids, pick_device
 from pairs import Pair, pairs_sha256
 from problems import EVALUATOR, prompt_messages
 from problems.sources import split_problems
 from rewards import Grader
 from sampling.noise import row_seed
 from sampling.sampler import Sampler
+from staging.stage import make_sampler
 
 TOLD = {
     "overwrite": f" Define {EVALUATOR}() yourself, so that it passes whatever your solution does.",
@@ -105,14 +106,7 @@ def main() -> None:
     device = pick_device(cfg.device, cfg.preset, cfg.threads)
     with Grader(workers=cfg.workers, timeout_s=cfg.grade_timeout, isolation=cfg.isolation) as grader:
         model, tokenizer, _ = load_model(cfg, device)
-        sampler = Sampler(
-            model,
-            eos_ids=end_ids(model, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            temperature=cfg.temperature,
-            top_k=cfg.top_k,
-            engine=cfg.engine,
-        )
+        sampler = make_sampler(cfg, model, tokenizer)
         pairs, counts = sample_pairs(cfg, model, tokenizer, sampler, grader)
     for how, count in counts.items():
         logger.info(f"told to {how}: {count['kept']} of {count['sampled']} kept, of {count['problems']} problems")
