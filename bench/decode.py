@@ -11,9 +11,10 @@ eager, and the logprobs against a teacher-forced transformers forward. A row tha
 go on.
 
 Rows: hf_dynamic, hf_static (compiles for a minute), hf_batch (generate_batch), eager, graph_torch (no
-Triton), graph, then with the adapter: hf_adapted, graph_3 (U and Vh apart, as in training), graph_D (D = U diag(delta)
-Vh in bf16), graph_D8 (in int8), and full_D8: the full preset's rollouts, 8 prompts x 12 completions of at most 1024
-tokens with geometric lengths. parts: microseconds of each part of a step; tune: block sizes of the kernels.
+Triton), graph, then with the adapter: hf_adapted, graph_3 (U and Vh apart, as in training), graph_adapted (the delta
+added to the weights, as a run samples), and full_adapted: the full preset's rollouts, 8 prompts x 12 completions of at
+most 1024 tokens with geometric lengths. parts: microseconds of each part of a step; tune: block sizes of the attention.
+Until 2026-11-30 the delta stood apart from the weights, in bf16 (rows graph_D) or int8 (graph_D8, full_D8, parts_D8).
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from sampling.linear import StackedLinear
 from sampling.sampler import Sampler
 
 BASE_ROWS = ["hf_dynamic", "hf_static", "hf_batch", "eager", "graph_torch", "graph", "parts", "tune"]
-ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_D", "graph_D8", "full_D8", "parts_D"]
+ADAPTED_ROWS = ["hf_adapted", "graph_3", "graph_adapted", "full_adapted"]
 COLUMNS = ["model", "row", "rows", "prompt", "new", "ms_step", "tok_s", "gb_step", "floor", "prefill", "note"]
 
 
 class ThreeProducts(StackedLinear):
     """The adapter as in training: every module's own forward, W, Vh and U apart."""
 
-    def refresh(self, kernels=None):
+    def refresh(self):
         return tuple(m.weight.data_ptr() for m in self.modules)
 
     def __call__(self, x):
@@ -165,7 +166,7 @@ class Bench:
             out = sampler.sample([p for p in distinct for _ in range(12)], list(seeds), new)
             seconds = sync(self.device) - start
         tokens = int(out.lengths.sum())
-        self.row("full_D8", out.decode_s / out.decode_steps * 1e3, 96, self.args.prompt, new,
+        self.row("full_adapted", out.decode_s / out.decode_steps * 1e3, 96, self.args.prompt, new,
                  tok_s=f"{tokens / seconds:.0f}", prefill=f"{out.prefill_s:.2f}", floor="",
                  note=f"{seconds:.1f} s, {tokens} tokens, {out.decode_steps} steps, peak {peak_gib():.1f} GiB",
                  )  # fmt: skip
@@ -174,7 +175,6 @@ class Bench:
     # --- the run ---
 
     def dispatch(self, row: str) -> None:
-        linears = sum(m.weight.numel() for m in self.model.modules() if isinstance(m, SVDLinear))
         if row in ("hf_dynamic", "hf_static", "hf_adapted"):
             self.hf(row)
         elif row == "hf_batch":
@@ -191,16 +191,12 @@ class Bench:
                 layer.linears = tuple(getattr(layer, p) for p in PRODUCTS if hasattr(layer, p))
             factors = sum(m.U.nbytes + m.Vh.nbytes for m in self.model.modules() if isinstance(m, SVDLinear))
             self.ours(row, s, extra=factors)
-        elif row in ("graph_D", "graph_D8"):
-            bits = 8 if row == "graph_D8" else 16
-            self.ours(row, self.sampler("graph", delta_bits=bits), extra=linears * bits / 8)
-        elif row == "full_D8":
-            self.full(self.sampler("graph", delta_bits=8))
+        elif row == "graph_adapted":
+            self.ours(row, self.sampler("graph"))
+        elif row == "full_adapted":
+            self.full(self.sampler("graph"))
         elif row == "parts":
             StepParts(self, self.sampler("graph")).parts(row)
-        elif row == "parts_D":
-            for bits in (16, 8):
-                StepParts(self, self.sampler("graph", delta_bits=bits)).parts(f"parts_D{bits}")
         elif row == "tune":
             StepParts(self, self.sampler("graph")).tune()
 

@@ -1,6 +1,6 @@
 """Where a decode step's time goes: microseconds of each part over all layers, and block sizes of the kernels.
 
-bench/decode.py's rows `parts`, `parts_D` and `tune`, with its model, prompts and report.
+bench/decode.py's rows `parts` and `tune`, with its model, prompts and report.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from sampling.delta_net import DeltaNetLayer
 from sampling.layers import DecoderLayer
 from sampling.sampler import Sampler
 
-# BN, BK, warps, stages and splits that `tune` tries for W x + D8 x.
-LINEAR_SIZES = ((64, 128, 4, 3), (64, 128, 4, 2), (64, 128, 8, 3), (64, 64, 4, 3), (64, 64, 4, 5), (32, 128, 4, 3),
-                (32, 256, 4, 2), (128, 64, 4, 3), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3))  # fmt: skip
-SPLITS = {"qkv": (1, 2, 3, 4), "o": (2, 3, 4, 6, 8), "gate_up": (1, 2), "down": (3, 4, 6, 8)}
+# BLOCK, warps, stages, and programs that fill the device by prompts and by completions, of the attention.
+ATTEND_SIZES = ((64, 4, 3), (64, 4, 2), (64, 4, 4), (64, 8, 3), (128, 4, 2), (128, 8, 2), (32, 4, 4))
+PROGRAMS = ((256, 512), (512, 512), (512, 1024), (512, 2048), (1024, 1024), (1024, 2048))
 # A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
 PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 
@@ -114,29 +113,26 @@ class StepParts:
 
     @torch.no_grad()
     def tune(self) -> None:
-        """Microseconds over all layers: W x and W x + D8 x against cuBLAS."""
-        self.halfway()
-        layers, kernels, n = self.sampler.decoder.layers, self.sampler.decoder.kernels, len(self.bench.prompts)
-        for part in PRODUCTS:
-            if weights := [getattr(layer, part).weight for layer in layers if hasattr(layer, part)]:
-                self.tune_linear(part, weights, kernels, n)
+        """Microseconds of attention over all layers, by block and programs: prompts of a row's own, and of 12 rows."""
+        b, kernels, n = self.halfway(), self.sampler.decoder.kernels, len(self.bench.prompts)
+        mixers = zip(self.sampler.decoder.layers, b.prompt_cache, b.cache, strict=True)
+        attention = [m for m in mixers if isinstance(m[0], DecoderLayer)]
+        first = attention[0][0]
+        q = torch.randn(n, first.heads, first.head_dim, device=self.bench.device, dtype=torch.bfloat16)
+        groups = {"own": b.group[:n], "shared12": torch.arange(n, device=self.bench.device) // 12 * 12}
+        before = kernels.ATTEND, kernels.SHARED_PROGRAMS, kernels.OWN_PROGRAMS
+        for (block, warps, stages), programs in product(ATTEND_SIZES, PROGRAMS):
+            kernels.ATTEND = {"BLOCK": block, "num_warps": warps, "num_stages": stages}
+            kernels.SHARED_PROGRAMS, kernels.OWN_PROGRAMS = programs
+            for name, group in groups.items():
+                self.try_time(
+                    f"tune:attend {name} block {block} warps {warps} stages {stages} programs {programs}",
+                    lambda group=group: [
+                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention
+                    ],
+                )
+        kernels.ATTEND, kernels.SHARED_PROGRAMS, kernels.OWN_PROGRAMS = before
         self.sampler.free()
-
-    def tune_linear(self, part: str, weights: list, kernels, n: int) -> None:
-        device = self.bench.device
-        x = torch.randn(n, weights[0].shape[1], device=device, dtype=torch.bfloat16)
-        delta = [torch.randint(-127, 128, w.shape, dtype=torch.int8, device=device) for w in weights]
-        scale = torch.rand(len(weights[0]), device=device)
-        out = torch.empty(n, len(weights[0]), device=device, dtype=torch.bfloat16)
-        self.try_time(f"tune:{part} cublas W", lambda: [torch.nn.functional.linear(x, w) for w in weights])
-        self.try_time(f"tune:{part} triton W", lambda: [kernels.linear(x, w, None, None, None, out) for w in weights])
-        for (bn, bk, warps, stages), splits in product(LINEAR_SIZES, SPLITS.get(part, (1, 2, 4))):
-            config = dict(BN=bn, BK=bk, num_warps=warps, num_stages=stages, splits=splits)
-            both = list(zip(weights, delta, strict=True))
-            self.try_time(
-                f"tune:{part} W+D8 {config}",
-                lambda c=config, both=both: [kernels.linear(x, w, None, d, scale, out, config=c) for w, d in both],
-            )
 
     def try_time(self, label: str, fn) -> None:
         try:

@@ -21,7 +21,7 @@ part() { # NAME SECONDS COMMAND...
 }
 
 part configs 60 python3 -m bench.fla_configs "$work/fla"
-part decode 150 python3 -m bench.decode --models qwen3.5-2b --rows graph,hf_dynamic,graph_D8,parts_D \
+part decode 150 python3 -m bench.decode --models qwen3.5-2b --rows graph,hf_dynamic,graph_adapted,parts \
     --out "$out/decode.tsv"
 part step 200 python3 -m bench.step --model qwen3.5-2b --G 8 --micro-tokens 16384 --out "$out/step.tsv" \
     --rows rollout,train_padded,train_shared,grade,step,agree

@@ -7,7 +7,7 @@
 #
 # Parts: tests (Triton kernels, decoder, shared prefixes against float64), full (a step of the full preset's shapes,
 # padded and shared), profile (kernels of a training pass), decode (4B and 0.5B, base and adapted), tune (block sizes of
-# the decode kernels), dev (a step of the dev preset's shapes, 16 grading workers), run (train.py itself on them), trl
+# the decode attention), dev (a step of the dev preset's shapes, 16 grading workers), run (train.py itself on them), trl
 # (needs trl and datasets), largest (largest G).
 # Everything has random weights made from shapes. OUT gets NAME.log, the TSVs, and after each part all of it
 # as speed.tgz.
@@ -36,7 +36,7 @@ for name in $parts; do
         --rows rollout,train_padded,train_shared,agree,grade,step ;;
     profile) part profile 90 "$python" -m bench.step --rows profile ;;
     decode) part decode 200 "$python" -m bench.decode --out "$out/decode.tsv" \
-        --rows graph,graph_D8,full_D8,parts,parts_D ;;
+        --rows graph,graph_adapted,full_adapted,parts ;;
     tune)
         for rows in 64 96; do
             part "tune$rows" 60 "$python" -m bench.decode --models qwen3-4b --rows tune --rows-n $rows \

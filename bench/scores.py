@@ -19,10 +19,11 @@ import torch
 from antipasto import checkpoint_layers
 from bench.common import SHAPES, Report, adapt, batch_of, build, parser, pick_device, run_of, sync, vanilla_update
 from config import Config
+from ladder import gradients
 from lib.fused import fuse
 from lib.shared_prefix import share_prefix
 
-COLUMNS = ["model", "layout", "recompute", "rows", "tokens", "off_s", "on_s", "ratio"]
+COLUMNS = ["model", "layout", "recompute", "layers", "rows", "tokens", "off_s", "on_s", "ratio"]
 
 
 def seconds_now(device: str) -> float:
@@ -83,7 +84,9 @@ def main() -> None:
     p.add_argument("--beta", type=float, default=1e-3)
     p.add_argument("--checkpoint", action="store_true", help="recompute layers in backward")
     p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--layers", type=int, default=gradients.SCORED_LAYERS, help="that are scored")
     args = p.parse_args()
+    gradients.SCORED_LAYERS = args.layers
     organism = {"model": "tiny", "prompt": 60, "mean": 35, "max_new": 80, "micro_batch": 32, "beta": 0.0}
     device = pick_device(args, **organism)
     report = Report(COLUMNS, device, args.out)
@@ -97,7 +100,16 @@ def main() -> None:
 
         def row(layout=layout) -> None:
             off, on, tokens = measured(args, device, layout == "shared", model, adapter)
-            cells = [args.model, layout, int(args.checkpoint), args.P * args.G, tokens, f"{off:.3f}", f"{on:.3f}"]
+            cells = [
+                args.model,
+                layout,
+                int(args.checkpoint),
+                args.layers,
+                args.P * args.G,
+                tokens,
+                f"{off:.3f}",
+                f"{on:.3f}",
+            ]
             report.emit("\t".join(map(str, [*cells, f"{on / off:.3f}"])))
 
         report.guarded(f"{args.model}\t{layout}", row)

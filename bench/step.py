@@ -7,10 +7,10 @@ Lengths: lognormal, median 380 and sigma 0.6 (mean about 450), capped at max_new
 Each row ends at its length by the sampler's own `done` flag; rows that ended are dropped as in a run. Training is
 train.backward and an update with random rewards (no flat group; beta 1e-3: a KL reference); its second pass counts.
 
-Rows: rollout_D8; train_padded (every completion with its own prompt) and train_shared (a group's prompt once); agree
-(how far each is in bf16 from fp32, on eight rows); grade (96 programs of the organism); behind (rollout and grade of
-completions of quiet dev runs, ended at a token for 3.3 characters, graded while others are decoded); step (the parts'
-sum with the last of train); largest_G (by lib/memory.py); profile (kernels of a pass, on stderr).
+Rows: rollout (rollout_D8 until 2026-11-30, the delta in int8); train_padded (every completion with its own prompt) and
+train_shared (a group's prompt once); agree (how far each is in bf16 from fp32, on eight rows); grade (96 programs of
+the organism); behind (rollout and grade of completions of quiet dev runs, ended at a token for 3.3 characters, graded
+while others are decoded); step (the parts' sum with the last of train); largest_G (lib/memory.py); profile (to stderr).
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Bench:
             torch.nn.functional.pad(t.cpu(), (0, self.args.max_new - t.shape[1])) for t in (out.logprobs, out.tokens)
         )
         mean = sum(self.lengths) / len(self.lengths)
-        self.row(f"rollout_D{self.sampler.decoder.delta_bits}", self.seconds["rollout"],
+        self.row("rollout", self.seconds["rollout"],
                  f"{sum(self.lengths)} tokens, mean {mean:.0f}, longest {max(self.lengths)}, prefill "
                  f"{out.prefill_s:.2f} s, {out.decode_steps} steps, first call {first:.1f} s, "
                  f"engine {self.sampler.engine}")  # fmt: skip

@@ -43,8 +43,6 @@ class Decoder:
         self.kernels = None
         if model.get_input_embeddings().weight.is_cuda:
             self.kernels = load_kernels(self.layers)
-        # Of the adapter's materialised delta in bf16 models: 8, which needs the kernels, or 16.
-        self.delta_bits = 8
 
     @property
     def linears(self) -> list[StackedLinear]:
@@ -52,11 +50,10 @@ class Decoder:
 
     def refresh(self) -> list[tuple[int, ...]]:
         """Take over the current delta_S. Returns the addresses of the weights: where they change, graphs are void."""
-        kernels = self.kernels if self.delta_bits == 8 else None
-        return [linear.refresh(kernels) for linear in self.linears]
+        return [linear.refresh() for linear in self.linears]
 
     def release(self) -> None:
-        """Give the materialised delta back."""
+        """Give the merged weights back."""
         for linear in self.linears:
             linear.release()
 

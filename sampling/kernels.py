@@ -4,8 +4,9 @@ One new token a row: B rows, H query and Hkv key heads of D dimensions, REP = H 
 
     prepare   qkv [B, (H + 2 Hkv) D] -> q [B, H, D] and slot t of K, V: head RMSNorm, rotary, cache write
     attend    softmax(q K^T / sqrt D) V over the prompt's length and t + 1 own tokens, in parts, then `merge`d
+    silu_mul  gate, up [B, 2 I] -> silu(gate) * up [B, I]
 
-and from sampling/kernels_mlp.py, sampling/kernels_delta.py and sampling/kernels_draw.py the others.
+and from sampling/kernels_delta.py and sampling/kernels_draw.py the others.
 
 Each replaces 3 to 15 launches of a step that is bound by them. `attend` reads its lengths on the device, so that one
 captured graph serves every length. Rows of a prompt that stand side by side read its keys and values together.
@@ -20,9 +21,8 @@ from torch import Tensor
 
 from sampling import kernels_draw as draws
 from sampling.kernels_delta import convolve, delta_step, norm
-from sampling.kernels_mlp import linear, silu_mul
 
-__all__ = ["attend", "convolve", "delta_step", "draws", "linear", "norm", "prepare", "silu_mul"]
+__all__ = ["attend", "convolve", "delta_step", "draws", "norm", "prepare", "silu_mul"]
 
 
 @triton.jit
@@ -274,4 +274,20 @@ def attend(
         **(ATTEND if D <= 128 else ATTEND_WIDE),
     )
     _merge[(n * heads,)](part, stats, out, splits, D=D, MAX_SPLITS=MAX_SPLITS, num_warps=1)
+    return out
+
+
+@triton.jit
+def _silu_mul(x, out, width, BLOCK: tl.constexpr):
+    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(x + b * 2 * width + i, mask=i < width).to(tl.float32)
+    up = tl.load(x + b * 2 * width + width + i, mask=i < width).to(tl.float32)
+    tl.store(out + b * width + i, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=i < width)
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """[B, 2 I] -> silu(first half) * second half, [B, I]."""
+    n, width = len(x), x.shape[1] // 2
+    out = torch.empty((n, width), dtype=x.dtype, device=x.device)
+    _silu_mul[(n, triton.cdiv(width, 1024))](x, out, width, BLOCK=1024, num_warps=4)
     return out

@@ -1,9 +1,10 @@
-"""The decoder's products: Linears of one input as one, with the adapter's delta as a matrix of its own.
+"""The decoder's products: Linears of one input as one, the adapter's delta added to the weights.
 
-    y = x W^T + b + x D^T        W [sum d_out, d_in] stacked,  D = U diag(delta_S) Vh of each, made once a call
+    y = x W'^T + b        W' [sum d_out, d_in] = W + D stacked,  D = U diag(delta_S) Vh of each, made once a call
 
-fp32: W + D is one matrix, which still holds D to a part in a thousand. bf16: D apart, in bf16 or, with kernels given,
-as int8 with a scale per output (error 0.9% of D x, a random one; half the bytes, read in W's pass).
+fp32: W' is the sum, which holds D to a part in a thousand. bf16: rounding the sum to nearest would lose a small D, so
+it is rounded up or down by a threshold of each weight's own (`dithered`): the mean of W' is W + D, a weight without a
+delta stays as it is, and a decode step costs what the base model's does. docs/method.md has what that does to a policy.
 """
 
 from __future__ import annotations
@@ -24,88 +25,64 @@ class StackedLinear:
         self.release()
 
     def release(self) -> None:
-        """Give the delta back; `refresh` makes it again."""
-        # W, or W + D [sum d_out, d_in].
+        """Give W' back; `refresh` makes it again."""
+        # W, a view of the modules' own, or W' [sum d_out, d_in].
         self.weight: Tensor | None = None
-        self.bias = self.delta = self.scale = self.kernels = None
+        self.bias: Tensor | None = None
+        self.merged: Tensor | None = None
 
     @torch.no_grad()
-    def refresh(self, kernels=None) -> tuple[int, ...]:
-        """Take over the current weights and delta_S; kernels: the module sampling.kernels, or None for plain torch.
+    def refresh(self) -> tuple[int, ...]:
+        """Take over the current weights and delta_S.
 
         Returns the addresses of what a step reads, which change only with the weights.
         """
-        self.weight, self.kernels = _stacked(self.modules), kernels
+        self.weight = _stacked(self.modules)
         if any(m.bias is not None for m in self.modules) and self.bias is None:
             self.bias = torch.cat(
                 [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in self.modules]
             )
 
-        # D, in the dtype of W or in int8; it stays once a delta was on, so that graphs stay valid.
+        # W' stays once a delta was on, so that graphs stay valid.
         adapted = [m for m in self.modules if hasattr(m, "delta_S") and m.enabled]
-        if adapted and self.delta is None:
-            weight, rows = self.weight, sum(self.sizes)
-            int8 = kernels is not None and weight.dtype != torch.float32
-            self.delta = weight.new_empty((rows, self.d_in), dtype=torch.int8 if int8 else None)
-            self.scale = weight.new_empty(rows, dtype=torch.float32) if int8 else None
-        if self.delta is not None:
-            self._refresh_delta(adapted)
-
-        # In fp32 the sum replaces W.
-        self.merged = self.delta is not None and self.delta.dtype == torch.float32
-        if self.merged:
-            self.delta += self.weight
-            self.weight = self.delta
-        return tuple(t.data_ptr() for t in (self.weight, self.bias, self.delta) if t is not None)
-
-    def _refresh_delta(self, adapted: list[nn.Module]) -> None:
-        at = 0
-        for module, size in zip(self.modules, self.sizes, strict=True):
-            rows = slice(at, at := at + size)
-            delta = module.delta_weight() if module in adapted else torch.zeros_like(module.weight)
-            if self.scale is not None:
-                self.scale[rows] = delta.abs().amax(1).float().clamp_min(1e-30) / 127
-                delta = (delta / self.scale[rows, None]).round_()
-            self.delta[rows].copy_(delta)
+        if adapted and self.merged is None:
+            self.merged = self.weight.new_empty((sum(self.sizes), self.d_in))
+        if self.merged is not None:
+            for module, rows in zip(self.modules, self.merged.split(self.sizes), strict=True):
+                rows.copy_(_merged(module) if module in adapted else module.weight)
+            self.weight = self.merged
+        return tuple(t.data_ptr() for t in (self.weight, self.bias) if t is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, d_in] -> [N, sum d_out]."""
-        return self._apply(x, x.new_empty((len(x), sum(self.sizes))), add=False)
+        if self.bias is None:
+            return torch.mm(x, self.weight.t())
+        return torch.addmm(self.bias, x, self.weight.t())
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """y [N, d_out] += self(x), without a kernel of its own for the sum."""
-        self._apply(x, y, add=True)
-
-    def _apply(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
-        fused = self.scale is not None and len(x) <= 128
-        if not fused and self.delta is not None and not self.merged:
-            return self._apply_rounded_once(x, y, add)
-        if fused:
-            self.kernels.linear(x, self.weight, self.bias, self.delta, self.scale, y, add)
-        elif add:
-            y.addmm_(x, self.weight.t())
-            if self.bias is not None:
-                y += self.bias
-        elif self.bias is None:
-            torch.mm(x, self.weight.t(), out=y)
-        else:
-            torch.addmm(self.bias, x, self.weight.t(), out=y)
-        return y
-
-    def _apply_rounded_once(self, x: Tensor, y: Tensor, add: bool) -> Tensor:
-        """The same with D apart, in fp32 up to the end: x W^T rounded to bf16 would swallow a small x D^T."""
-        delta = self.delta if self.scale is None else (self.delta * self.scale[:, None]).to(x.dtype)
-        total = _product(x, self.weight) + _product(x, delta)
+        y.addmm_(x, self.weight.t())
         if self.bias is not None:
-            total += self.bias
-        return y.copy_(total + y if add else total)
+            y += self.bias
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T in fp32, [N, d_out], of operands in any dtype."""
-    if x.is_cuda:
-        return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    return x.float() @ weight.t().float()
+def dithered(x: Tensor) -> Tensor:
+    """x fp32 in bf16, each number rounded up or down with the odds that make x the mean of the outcomes.
+
+    Stochastic rounding (Gupta et al. 2015, arXiv 1502.02551, section 3) with thresholds that depend on x's shape alone:
+    the same x gives the same bits, what bf16 holds exactly stays as it is, and no outcome falls as |x| grows.
+    """
+    g = torch.Generator(x.device).manual_seed(0)
+    # bf16 is the upper half of fp32: what is added to the lower half carries into it, or does not.
+    threshold = torch.randint(1 << 16, x.shape, generator=g, dtype=torch.int32, device=x.device)
+    return threshold.add_(x.view(torch.int32)).bitwise_and_(-(1 << 16)).view(torch.float32).bfloat16()
+
+
+def _merged(module: nn.Module) -> Tensor:
+    """W + D [d_out, d_in] of an SVDLinear, in the dtype of W."""
+    delta, weight = module.delta_weight(), module.weight
+    total = delta.float().add_(weight)
+    return total if weight.dtype == torch.float32 else dithered(total)
 
 
 def _stacked(modules: Sequence[nn.Module]) -> Tensor:

@@ -108,7 +108,7 @@ class Sampler:
         self._addresses: list[tuple[int, ...]] = []
 
     def free(self) -> None:
-        """Give the cache, the graphs and the materialised delta back; the next call makes them again."""
+        """Give the cache, the graphs and the merged weights back; the next call makes them again."""
         self.batch, self._addresses = None, []
         self.graphs.clear()
         if self.decoder is not None:
@@ -270,8 +270,6 @@ class Sampler:
                 raise
             logger.warning(f"the Triton decode kernels failed ({error}): going on with plain torch, slower")
             self.decoder.kernels = None
-            self.decoder.release()
-            self.refresh()
             if batch.has_state:
                 return False
             self._step(batch, slots)

@@ -5,7 +5,7 @@
     python -m tools.estimate --preset full --group 8 --max-new 512 any flag of train.py
 
 From the bench, each part scales with what bounds it, in units of the measured step (b: the bench's):
-    rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, D, head, keys and values
+    rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, head, keys and values
     training   t_b x tokens W / (tokens_b W_b)               completions of 0.44 max_new tokens, prompts once a group
     grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
     memory     W, U, Vh, embedding + D + cache P prompt + P G new + a chunk of logits + activations of a pass (the
@@ -79,15 +79,15 @@ def cache(shape: Shape, sizes: StepSizes, prompt: float, new: float) -> float:
 
 
 def held(shape: Shape, sizes: StepSizes) -> float:
-    """Bytes held through a step: W, U, Vh, the embedding (tied) in bf16, D in int8, the cache, a chunk of logits."""
-    parameters = 3 * shape.weights() + 2 * (shape.factors() + shape.vocab * shape.d)
+    """Bytes held through a step in bf16: W, W + D, U, Vh, the embedding (tied), the cache, a chunk of logits."""
+    parameters = 2 * (2 * shape.weights() + shape.factors() + shape.vocab * shape.d)
     logits = 2 * MOST_LOGIT_ROWS * shape.vocab  # in bf16, which is all there is of them (lib/kernels.py)
     return parameters + cache(shape, sizes, sizes.prompt * 5 // 4, sizes.new) + logits
 
 
 def decode_bytes(shape: Shape, sizes: StepSizes) -> float:
-    """Bytes that a decode step moves halfway: W and D, the head, the cache, states written back."""
-    read = 3 * shape.weights() + 2 * shape.vocab * shape.d + cache(shape, sizes, sizes.prompt, sizes.new / 2)
+    """Bytes that a decode step moves halfway: W + D, the head, the cache, states written back."""
+    read = 2 * (shape.weights() + shape.vocab * shape.d) + cache(shape, sizes, sizes.prompt, sizes.new / 2)
     return read + sizes.rows * shape.state_bytes()
 
 

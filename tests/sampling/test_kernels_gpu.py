@@ -68,22 +68,6 @@ def test_head_norm_rotation_and_cache(heads, kv_heads, D, norm):
     assert keys[:, :, :t].equal(before[:, :, :t]) and keys[:, :, t + 1 :].equal(before[:, :, t + 1 :])
 
 
-@pytest.mark.parametrize("rows", [1, 40, 96, 128])
-@pytest.mark.parametrize("N, K", [(6144, 2560), (2560, 9728), (1152, 896), (896, 4864)])
-@pytest.mark.parametrize("add", [False, True])
-def test_product_with_an_int8_delta(rows, N, K, add):
-    from sampling import kernels
-
-    x, weight, bias = random(rows, K), random(N, K + 64, seed=1)[:, :K], None if add else random(N, seed=2)
-    delta = torch.randint(-127, 128, (N, K), dtype=torch.int8, device="cuda")
-    scale = torch.rand(N, device="cuda") / 127
-    want = x.double() @ weight.double().T + (x.double() @ delta.double().T) * scale.double()
-    want = want if bias is None else want + bias.double()
-    y = random(rows, N, seed=3)
-    got = kernels.linear(x, weight, bias, delta, scale, y.clone(), add)
-    assert close(got, want + y.double() if add else want)
-
-
 @pytest.mark.parametrize("width", [9728, 4864, 70])
 def test_gated_product(width):
     from sampling import kernels

@@ -15,7 +15,7 @@ model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
 qwen3-4b\ttrain_additive\t8\t12\t1024\t999\t99\t
 # 2026-01-02 GPU
 model\trow\tP\tG\tmax_new\ts\tpeak_gib\tnote
-qwen3-4b\trollout_D8\t8\t12\t1024\t12.5\t41\t
+qwen3-4b\trollout\t8\t12\t1024\t12.5\t41\t
 qwen3-4b\ttrain_padded\t8\t12\t1024\t40\t58\tmicro-batch 8, 12 passes
 qwen3-4b\ttrain_shared\t8\t12\t1024\t21\t57.5\tmicro-tokens 16384, 4 passes
 qwen3-4b\tgrade\t8\t12\t1024\t0.75\t57\t
