@@ -17,7 +17,7 @@ from sampling.sampler import Sampler
 
 # BLOCK, warps, stages, and programs that fill the device by prompts and by completions, of the attention.
 ATTEND_SIZES = ((64, 4, 3), (64, 4, 2), (64, 4, 4), (64, 8, 3), (128, 4, 2), (128, 8, 2), (32, 4, 4))
-PROGRAMS = ((256, 512), (512, 512), (512, 1024), (512, 2048), (1024, 1024), (1024, 2048))
+PROGRAMS = ((128, 256), (128, 512), (256, 256), (256, 512), (384, 512), (512, 512), (512, 1024), (1024, 2048))
 # A layer's products, by attribute: of attention, of a gated delta net, of the MLP.
 PRODUCTS = ("qkv", "o", "into", "out", "gate_up", "down")
 

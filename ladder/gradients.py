@@ -22,7 +22,7 @@ from lib.packing import Packed, pack
 from project import first_direction
 from rollouts import Run
 
-SCORED_LAYERS = 6
+SCORED_LAYERS = 3
 
 
 def rows_a_pass(cfg: Config, longest: int) -> int:

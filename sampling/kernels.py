@@ -217,7 +217,7 @@ ATTEND = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
 ATTEND_WIDE = {"BLOCK": 32, "num_warps": 4, "num_stages": 3}
 MAX_SPLITS = 16
 # Programs that fill the device: prompts and completions are split until there are so many of either.
-SHARED_PROGRAMS, OWN_PROGRAMS = 512, 1024
+SHARED_PROGRAMS, OWN_PROGRAMS = 256, 512
 
 
 def attend(
