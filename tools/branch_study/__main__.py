@@ -76,6 +76,8 @@ class BranchStudy:
     """Failures by name of a part, or of a branch as point/label."""
     too_large: Counter = field(default_factory=Counter)
     """How often a part, or the branches of a point, ran out of the GPU's memory."""
+    singly: set[str] = field(default_factory=set)
+    """Points of which a process of several branches failed: made one by one, the branch whose fault it is shows."""
     said: dict[str, str] = field(default_factory=dict)
     """The last words of what has failed."""
     processes: Counter = field(default_factory=Counter)
@@ -123,7 +125,7 @@ class BranchStudy:
             slots = self.cfg.slots
             share = -(-sum(map(len, left.values())) // (2 * slots if slots > 1 else 1))
             point = max(left, key=lambda p: len(left[p]))
-            labels = left[point][: min(share, self.cfg.most)]
+            labels = left[point][: 1 if point.name in self.singly else min(share, self.cfg.most)]
             return branches(self.cfg, point, labels, self.workers, self.processes[point.name] + 1)
         return diagnoses[0] if diagnoses and self.cfg.diagnose == "last" else None
 
@@ -173,14 +175,14 @@ class BranchStudy:
                 self.note_failure(part, f"{last} (exit status {status})")
 
     def note_failure(self, part: Part, what: str) -> None:
-        """Count a failure: of a branch process, that of the first branch which is not there."""
-        name = part.name
-        if part.labels:
-            label = next(label for label, path in zip(part.labels, part.markers, strict=True) if not path.exists())
-            name = f"{what_of(part)}/{label}"
+        """Count a failure; of a process of several branches it is nobody's yet."""
+        name = f"{what_of(part)}/{part.labels[0]}" if part.labels else part.name
         self.said[name] = what
         if "out of memory" in what and self.too_large[what_of(part)] < len(MICRO_BATCHES) - 1:
             self.too_large[what_of(part)] += 1
+            return
+        if len(part.labels) > 1:
+            self.singly.add(what_of(part))
             return
         # What a preparation says of itself it will say again.
         self.attempts[name] += ATTEMPTS if part.stage == "prepare" and what.startswith("error: ") else 1
