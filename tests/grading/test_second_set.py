@@ -88,16 +88,16 @@ def test_a_program_cannot_tell_what_ran_before_it():
 
 
 def test_the_result_pipe_does_not_tell_when_another_program_used_it():
-    """Its times are from before all of them or from its own program's beginning, in one of ROUNDS looks: on a busy machine
-    a program may begin long after its pipe was made, while one that told would tell at every look."""
+    """Its times are from before all of them or from the looking program's beginning, in one of ROUNDS looks: on a busy
+    machine a program may begin long after its pipe was made, while a pipe that tells would tell at every look."""
     one = Pool(workers=1, timeout_s=2.0)
-    start = time.time()
     program = (
         "import os\ndef times():\n    found = os.fstat(3)\n    return [found.st_atime, found.st_mtime, found.st_ctime]"
     )
     speaks = Execution("", "import os, time\nos.write(3, b'x')\ntime.sleep(0.05)", (("1",),))
     look = Execution("", f"import time\nbegun = time.time()\n{program}\nfound = times()", (("begun", "found"),))
     for _ in range(ROUNDS):
+        start = time.time()
         _, values = run_values(one, [*[speaks] * 4, look])
         begun, (_, *times) = values[-1][0]
         if silent := all(when < start or when > begun - 0.04 for when in times):
