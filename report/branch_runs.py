@@ -179,12 +179,13 @@ def read_branches(folders: Iterable[Path]) -> Branches:
     refuse_unlike(whole, ALIKE)
     length = length_of(whole)
 
-    points: dict[tuple[str, str], Point] = {}
+    points: dict[tuple[str, str, str], Point] = {}
     for run in whole:
-        key = (parent_name(run), run.config["branch"]["rule"])
+        key = (parent_name(run), run.config["branch"]["rule"], str(run.config["branch"].get("sha256")))
         if key not in points:
-            points[key] = new_point(*key, run, parents)
+            points[key] = new_point(*key[:2], run, parents)
         points[key].branches.append(read_branch(run, length))
+    tell_apart(list(points.values()))
     for point in points.values():
         check_point(point)
     ranks = {rule: i for i, rule in enumerate(RULES)}
@@ -238,14 +239,31 @@ def trailing(y: np.ndarray) -> np.ndarray:
     return np.array([y[max(0, i - WINDOW + 1) : i + 1].mean() for i in range(len(y))])
 
 
+def tell_apart(points: list[Point]) -> None:
+    """Name points of one name, which start from different files, by the studies that they are of.
+
+    Raises ReportError where they are of one study: a folder has one parent of a name.
+    """
+    by_name: dict[str, list[Point]] = {}
+    for point in points:
+        by_name.setdefault(point.name, []).append(point)
+    for name, alike in by_name.items():
+        homes = [{b.run.path.absolute().parents[2] for b in point.branches} for point in alike]
+        if len(set().union(*homes)) < sum(map(len, homes)):
+            raise ReportError(f"branches of {name} start from different sha256: they are of different parents, so "
+                              "report them apart")  # fmt: skip
+        for point, home in zip(alike, homes, strict=True):
+            if len(alike) > 1:
+                point.parent = f"{min(home).name}/{point.parent}"
+
+
 def check_point(point: Point) -> None:
     """Raises ReportError where the branches of a point do not start alike, or one is there twice."""
     runs = [b.run for b in point.branches]
     refuse_unlike(runs, ALIKE_AT_A_POINT, f"of {point.name} ")
-    for what in ("sha256", "step"):
-        if len(values := sorted({str(r.config["branch"].get(what)) for r in runs})) > 1:
-            raise ReportError(f"branches of {point.name} start from different {what} ({', '.join(values)}): they are "
-                              "of different parents, so report them apart")  # fmt: skip
+    if len(values := sorted({str(r.config["branch"].get("step")) for r in runs})) > 1:
+        raise ReportError(f"branches of {point.name} start from different step ({', '.join(values)}): they are "
+                          "of different parents, so report them apart")  # fmt: skip
     seen: dict[str, Path] = {}
     for run in runs:
         if (other := seen.setdefault(run.arm, run.path)) != run.path:

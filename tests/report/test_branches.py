@@ -172,6 +172,15 @@ def test_an_oracle_or_a_control_is_no_rung_that_could_hold(tmp_path):
     assert not found["oracle-v"].holds and not found["random-v"].holds
 
 
+def test_points_of_two_studies_with_parents_of_one_name_are_points_of_their_own(tmp_path):
+    for study, effect in (("first", -9.0), ("second", -7.0)):
+        parent = make_parent(tmp_path / study, 0, {"takeoff": 24})
+        make_branch(parent, "vanilla", sha256=study)
+        make_branch(parent, "projected", train=effect, sha256=study)
+    differences = rung(tmp_path, "projected").main.differences
+    assert differences == pytest.approx({"first/vanilla_s0_takeoff": -9.0, "second/vanilla_s0_takeoff": -7.0}, abs=1e-6)
+
+
 def test_steps_to_half_are_counted_from_the_branch_and_may_lie_beyond_it(tmp_path):
     make_study(tmp_path, {"projected": [0.0, 0.0, -30.0], "reversed": [-30.0] * 3})
     first = next(i for i in range(LENGTH) if np.mean(RISE[max(0, i - 2) : i + 1]) >= 0.5) + 1
