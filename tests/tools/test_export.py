@@ -165,7 +165,7 @@ def test_bf16_rounding_loss_is_measured(scale, kept, model_dir, tmp_path, monkey
 def test_a_delta_that_rounds_away_warns(model_dir, tmp_path, monkeypatch, capsys):
     from loguru import logger
 
-    run, _ = make_run(tmp_path / "work", model_dir, 1e-9, "bfloat16")
+    run, _ = make_run(tmp_path / "work", model_dir, 1e-14, "bfloat16")
     sink = logger.add(sys.stderr, format="{message}", level="WARNING")
     try:
         run_export(monkeypatch, run, "--to", "merged", "--dtype", "bfloat16", "--out", tmp_path / "merged")
