@@ -179,8 +179,8 @@ class Bench:
             self.hf(row)
         elif row == "hf_batch":
             self.hf_batch()
-        elif row in ("eager", "graph"):
-            self.ours(row, self.sampler(row))
+        elif row in ("eager", "graph", "graph_adapted"):
+            self.ours(row, self.sampler(row.removesuffix("_adapted")))
         elif row == "graph_torch":
             self.ours(row, self.sampler("graph", kernels=None))
         elif row == "graph_3":
@@ -191,8 +191,6 @@ class Bench:
                 layer.linears = tuple(getattr(layer, p) for p in PRODUCTS if hasattr(layer, p))
             factors = sum(m.U.nbytes + m.Vh.nbytes for m in self.model.modules() if isinstance(m, SVDLinear))
             self.ours(row, s, extra=factors)
-        elif row == "graph_adapted":
-            self.ours(row, self.sampler("graph"))
         elif row == "full_adapted":
             self.full(self.sampler("graph"))
         elif row == "parts":

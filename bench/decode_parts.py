@@ -74,6 +74,21 @@ class StepParts:
                 self.bench.report.emit(f"{self.bench.name}\t{name}:{part}\tfailed: {str(error).splitlines()[0][:100]}")
         self.sampler.free()
 
+    def attention(self, b, n: int) -> dict:
+        """{name: a function that runs the attention of every layer that has it}: n rows with a prompt of their own, and
+        12 to a prompt."""
+        kernels, device = self.sampler.decoder.kernels, self.bench.device
+        mixers = zip(self.sampler.decoder.layers, b.prompt_cache, b.cache, strict=True)
+        mixers = [m for m in mixers if isinstance(m[0], DecoderLayer)]
+        first = mixers[0][0]
+        q = torch.randn(n, first.heads, first.head_dim, device=device, dtype=self.bench.model.lm_head.weight.dtype)
+
+        def attend(group: torch.Tensor) -> list[torch.Tensor]:
+            return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in mixers]
+
+        shared = torch.arange(n, device=device) // 12 * 12
+        return {"own": lambda: attend(b.group[:n]), "shared12": lambda: attend(shared)}
+
     def kernel_parts(self, b, x: torch.Tensor) -> dict:
         """What is no product: {name: a function that runs it in every layer that has it}."""
         layers, kernels, n = self.sampler.decoder.layers, self.sampler.decoder.kernels, len(x)
@@ -81,12 +96,7 @@ class StepParts:
         attention = [m for m in mixers if isinstance(m[0], DecoderLayer)]
         nets = [m for m in mixers if isinstance(m[0], DeltaNetLayer)]
         first = attention[0][0]
-        q = torch.randn(n, first.heads, first.head_dim, device=self.bench.device, dtype=x.dtype)
-        qkv, gate_up = first.qkv(x), first.gate_up(x)
-        shared = torch.arange(n, device=self.bench.device) // 12 * 12
-
-        def attend(group: torch.Tensor) -> list[torch.Tensor]:
-            return [kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention]
+        qkv, gate_up, attend = first.qkv(x), first.gate_up(x), self.attention(b, n)
 
         parts = {
             "norm": lambda: [kernels.norm(x, norm) for layer in layers for norm in layer.norms],
@@ -94,8 +104,8 @@ class StepParts:
                 kernels.prepare(qkv, *own, layer.head_norm, b.rotary, b.lengths, b.step, gated=layer.gated)
                 for layer, _, own in attention
             ],
-            "attend": lambda: attend(b.group[:n]),
-            "attend_shared12": lambda: attend(shared),
+            "attend": attend["own"],
+            "attend_shared12": attend["shared12"],
             "silu_mul": lambda: [kernels.silu_mul(gate_up) for _ in layers],
         }
         if nets:
@@ -114,23 +124,14 @@ class StepParts:
     @torch.no_grad()
     def tune(self) -> None:
         """Microseconds of attention over all layers, by block and programs: prompts of a row's own, and of 12 rows."""
-        b, kernels, n = self.halfway(), self.sampler.decoder.kernels, len(self.bench.prompts)
-        mixers = zip(self.sampler.decoder.layers, b.prompt_cache, b.cache, strict=True)
-        attention = [m for m in mixers if isinstance(m[0], DecoderLayer)]
-        first = attention[0][0]
-        q = torch.randn(n, first.heads, first.head_dim, device=self.bench.device, dtype=torch.bfloat16)
-        groups = {"own": b.group[:n], "shared12": torch.arange(n, device=self.bench.device) // 12 * 12}
+        kernels, attention = self.sampler.decoder.kernels, self.attention(self.halfway(), len(self.bench.prompts))
         before = kernels.ATTEND, kernels.SHARED_PROGRAMS, kernels.OWN_PROGRAMS
         for (block, warps, stages), programs in product(ATTEND_SIZES, PROGRAMS):
             kernels.ATTEND = {"BLOCK": block, "num_warps": warps, "num_stages": stages}
             kernels.SHARED_PROGRAMS, kernels.OWN_PROGRAMS = programs
-            for name, group in groups.items():
-                self.try_time(
-                    f"tune:attend {name} block {block} warps {warps} stages {stages} programs {programs}",
-                    lambda group=group: [
-                        kernels.attend(q, *prompt, *own, b.lengths[:n], group, b.step) for _, prompt, own in attention
-                    ],
-                )
+            for name, attend in attention.items():
+                sizes = f"block {block} warps {warps} stages {stages} programs {programs}"
+                self.try_time(f"tune:attend {name} {sizes}", attend)
         kernels.ATTEND, kernels.SHARED_PROGRAMS, kernels.OWN_PROGRAMS = before
         self.sampler.free()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from antipasto import targets
@@ -77,7 +78,7 @@ class Policy:
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> float:
     """KL(p || q), nats a token, of log-probabilities [L, V]."""
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    return float(F.kl_div(q, p, log_target=True, reduction="batchmean"))
 
 
 def main() -> None:

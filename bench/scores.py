@@ -100,17 +100,8 @@ def main() -> None:
 
         def row(layout=layout) -> None:
             off, on, tokens = measured(args, device, layout == "shared", model, adapter)
-            cells = [
-                args.model,
-                layout,
-                int(args.checkpoint),
-                args.layers,
-                args.P * args.G,
-                tokens,
-                f"{off:.3f}",
-                f"{on:.3f}",
-            ]
-            report.emit("\t".join(map(str, [*cells, f"{on / off:.3f}"])))
+            cells = [args.model, layout, int(args.checkpoint), args.layers, args.P * args.G, tokens]
+            report.emit("\t".join(map(str, [*cells, f"{off:.3f}", f"{on:.3f}", f"{on / off:.3f}"])))
 
         report.guarded(f"{args.model}\t{layout}", row)
 

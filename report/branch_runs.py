@@ -250,8 +250,9 @@ def tell_apart(points: list[Point]) -> None:
     for name, alike in by_name.items():
         homes = [{b.run.path.absolute().parents[2] for b in point.branches} for point in alike]
         if len(set().union(*homes)) < sum(map(len, homes)):
-            raise ReportError(f"branches of {name} start from different sha256: they are of different parents, so "
-                              "report them apart")  # fmt: skip
+            values = ", ".join(sorted(str(point.branches[0].run.config["branch"].get("sha256")) for point in alike))
+            raise ReportError(f"branches of {name} start from different sha256 ({values}): they are of different "
+                              "parents, so report them apart")  # fmt: skip
         for point, home in zip(alike, homes, strict=True):
             if len(alike) > 1:
                 point.parent = f"{min(home).name}/{point.parent}"

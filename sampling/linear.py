@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -55,9 +56,7 @@ class StackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, d_in] -> [N, sum d_out]."""
-        if self.bias is None:
-            return torch.mm(x, self.weight.t())
-        return torch.addmm(self.bias, x, self.weight.t())
+        return F.linear(x, self.weight, self.bias)
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """y [N, d_out] += self(x), without a kernel of its own for the sum."""

@@ -8,7 +8,7 @@ From the bench, each part scales with what bounds it, in units of the measured s
     rollout    t_b x new / new_b x bytes / bytes_b           bytes read a decode step: W, head, keys and values
     training   t_b x tokens W / (tokens_b W_b)               completions of 0.44 max_new tokens, prompts once a group
     grading    t_b x completions / completions_b + the time limit, since in most steps some program hangs
-    memory     W, U, Vh, embedding + D + cache P prompt + P G new + a chunk of logits + activations of a pass (the
+    memory     W, W + D, U, Vh, embedding + cache P prompt + P G new + a chunk of logits + activations of a pass (the
                measured rest, by tokens: 16384, or 8 padded rows, where none are given); not without checkpointing
 From a run, its steps are taken as they are, so its P, G and max_new must be those asked about. An evaluation samples
 and grades n_eval x eval_samples completions in two modes at a step's speed.
