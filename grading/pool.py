@@ -273,7 +273,10 @@ class Session:
     # --- reports ---
 
     def _answers(self, seconds: float) -> list[tuple[Zygote, Answer | None]]:
-        """What busy zygotes say; None of one that died or must be given up."""
+        """What busy zygotes say; None of one that died or must be given up.
+
+        Its socket need not tell: a bubblewrap that is killed before it is up leaves a child that keeps the other end.
+        """
         poll = select.poll()
         sockets = {zygote.socket.fileno(): zygote for zygote in self.busy}
         for fd in sockets:
@@ -286,7 +289,8 @@ class Session:
                 found.append((sockets[fd], None))
         late = time.monotonic() - WALL_S - 30
         heard = {zygote for zygote, _ in found}
-        return found + [(zygote, None) for zygote in self.busy if zygote.given < late and zygote not in heard]
+        lost = [z for z in self.busy if z not in heard and (z.given < late or z.process.poll() is not None)]
+        return found + [(zygote, None) for zygote in lost]
 
     def _take(self, zygote: Zygote, answer: Answer | None) -> None:
         """Note the time that a program has had; when it has ended, read its report."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
 
 from grading.execution import Execution, ExecutionReport
-from grading.pool import Pool
+from grading.jail.protocol import BEAT
+from grading.pool import Pool, run_limits
 from problems import Problem
 
 # Uses so many seconds of CPU, whatever runs beside it.
@@ -34,6 +36,17 @@ def run_values(pool: Pool, jobs: list[Execution]) -> tuple[list[ExecutionReport]
     return reports, [[found[test] for test in sorted(found)] for found in seen]
 
 
+def add_idle(pool: Pool, count: int) -> None:
+    """Give a pool so many idle zygotes that are up: how many a batch leaves idle depends on the machine's load."""
+    for _ in range(count):
+        zygote = pool.zygote(fresh=True)
+        zygote.socket.settimeout(600)
+        zygote.give(Execution("", "", (("1",),)), run_limits(9.0, look=False))
+        while all(answer.stop == BEAT for answer in zygote.answers()):
+            pass
+        pool.idle.append(zygote)
+
+
 def problem(*tests: str, setup: str = "", entry: str = "Solution().f", content: str = "f") -> Problem:
     return Problem("p", ({"role": "user", "content": content},), setup, tests, entry)
 
@@ -52,8 +65,9 @@ def wait_until(look, wanted, seconds: float = 60.0):
 
 @contextlib.contextmanager
 def busy_loops(count: int):
-    """So many processes that use all the CPU they get."""
-    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    """So many processes that use all the CPU they get, and end with this one, however it ends."""
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", loop]) for _ in range(count)]
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from attack_programs import ATTACKS, CHANNEL, OWN, PATCHES, VALUES, returning
-from running import wait_until
+from running import add_idle, wait_until
 
 from problems import Problem
 from rewards import Grader
@@ -249,7 +249,7 @@ def test_hostile_batches_leave_the_pool_usable(one):
 
 
 def test_a_dead_zygote_is_replaced(one):
-    one.pool.idle += [one.pool.zygote(fresh=True) for _ in range(3)]
+    add_idle(one.pool, 3)
     for zygote in one.pool.idle:
         zygote.process.kill()
     assert all(grade.gt_pass for grade in one.grade([HONEST] * 5, [ADDING] * 5))

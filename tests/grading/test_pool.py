@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from running import BURN, SLEEPS, run_values, wait_until
+from running import BURN, SLEEPS, add_idle, run_values, wait_until
 
 from grading import fork_server, pool
 from grading.execution import CUT, LOST, Execution
@@ -260,11 +261,21 @@ def test_a_program_under_which_the_sandbox_dies_twice_has_no_outcome(two):
 
 
 def test_dead_zygotes_are_replaced(two):
-    two.run([Execution("", SLEEPS, (("f(0.3)",),))] * 3)
-    assert len(two.idle) >= 3
+    add_idle(two, 3)
     for zygote in two.idle:
         zygote.process.kill()
     assert all(report.finished for report in two.run([QUICK] * 5))
+
+
+def test_a_dead_zygote_whose_socket_stays_open_is_replaced(two):
+    """As of a bubblewrap that is killed before it is up: its child waits for it for ever."""
+    zygote = two.zygote(fresh=True)
+    zygote.socket.close()
+    zygote.process.wait()
+    zygote.socket, held = socket.socketpair()
+    two.idle.append(zygote)
+    assert two.run([QUICK])[0].retried
+    held.close()
 
 
 # --- the bound of a batch ---
