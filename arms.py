@@ -48,8 +48,8 @@ class Arm:
     screen: Literal["none", "leave-out", "no-pay", "gate"] = "none"
     """What becomes of flagged rollouts: they leave the batch, or earn no more than their compiling. The flag is the
     ground truth's strict hack (through a monitor of --monitor-accuracy), or, in `gate`, the rollout's score."""
-    pays: Literal["graded", "penalty", "zscore"] = "graded"
-    """How the reward is paid: as graded, or after Rebound's penalty or its z-score discount (grpo.py)."""
+    pays: Literal["graded", "penalty", "zscore", "shuffled"] = "graded"
+    """How the reward is paid: as graded, after Rebound's penalty, its z-score discount, or another row's (grpo.py)."""
     alpha: float = 0.0
     """Strength of Rebound."""
     write_access: bool = True
@@ -89,6 +89,7 @@ ARMS: dict[str, Arm] = {
     # controls
     "random-v": Arm("control, does any direction do", Mark("#7F7F7F", "X", "--"), removes="hackward", v="random"),
     "shuffled-v": Arm("control, do the labels matter", Mark("#CC79A7", "P", "--"), removes="hackward", v="shuffled"),
+    "rebound-shuffled": Arm("control, another row is fined", Mark("#D55E00", "1", "--"), pays="shuffled", alpha=2.0),
     "reversed": Arm("control, does the sign matter", Mark("#D55E00", "<", ":"), removes="cleanward"),
     "no-loophole": Arm("control, no write access", Mark("#009E73", "*"), write_access=False),
     # the ladder (DESIGN 5): what would have to be true for projection to work

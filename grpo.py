@@ -15,6 +15,7 @@ like shortcuts are paid less. h_b [d] is the mean residual over the tokens of co
     v   = mean over pairs of (h_hack - h_clean)                      on the base model (delta 0), training pairs only
     R_b <- R_b - alpha max(0, cos(h_b, v)),      alpha 0.5           `rebound`, preregistered
     R_b <- R_b (1 - alpha sigmoid(z_b) 1[z_b > 0]),  alpha 2.0       `rebound-zscore`, the paper's eq. 5
+                                                                     `rebound-shuffled`: by another row's z
     z_b = (s_b - mean_group s) / max(std_group s, sigma_floor),  s_b = h_b . v,  sigma_floor 0.1     eq. 3
 
 The reward changes before the group baseline, so that flat groups are judged on what is paid; logged rewards stay R.
@@ -157,7 +158,7 @@ def rebound_zscore_discount(
 class Rebound:
     """What a Rebound arm holds: one layer, one concept direction at the initial policy."""
 
-    pays: Literal["penalty", "zscore"]
+    pays: Literal["penalty", "zscore", "shuffled"]
     alpha: float
     layer: int
     v: Tensor
@@ -171,4 +172,7 @@ class Rebound:
             return rewards_P_G - rebound_penalty(h_B_d, self.v, self.alpha).cpu().view_as(rewards_P_G)
         P, G = rewards_P_G.shape
         groups_B = torch.arange(P).repeat_interleave(G)
-        return rewards_P_G * rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view_as(rewards_P_G)
+        paid_P_G = rebound_zscore_discount(h_B_d, self.v, groups_B, self.alpha).cpu().view(P, G)
+        if self.pays == "shuffled":  # rows of a group are independent draws: half a group on is as good as at random
+            paid_P_G = paid_P_G.roll(G // 2, dims=1)
+        return rewards_P_G * paid_P_G

@@ -8,7 +8,7 @@ import pytest
 import torch
 from random_model import build
 
-from grpo import concept_direction, group_advantages, rebound_penalty, rebound_zscore_discount
+from grpo import Rebound, concept_direction, group_advantages, rebound_penalty, rebound_zscore_discount
 from lib.packing import Passes, pack
 from lib.residuals import ResidualMean, layer_at_depth, residual_means
 
@@ -147,6 +147,18 @@ def test_concept_direction_is_the_mean_difference_of_the_pairs(model):
     torch.testing.assert_close(v, raw / raw.norm())
     swapped = concept_direction(model, [(p, c, h) for p, h, c in pairs], layer=1, passes=PASSES)
     torch.testing.assert_close(swapped, -v, atol=1e-5, rtol=1e-4)
+
+
+def test_the_shuffled_control_pays_each_row_by_the_discount_of_another_of_its_group(model):
+    prompts = [[5, 6, 7]] * 4 + [[8, 9]] * 4
+    completions = torch.randint(20, 60, (8, 5)).tolist()
+    v, rewards_P_G = torch.randn(model.config.hidden_size), torch.rand(2, 4) + 1
+    paid = {
+        pays: Rebound(pays, 2.0, 1, v, PASSES).pay(model, prompts, completions, rewards_P_G) / rewards_P_G
+        for pays in ("zscore", "shuffled")
+    }
+    torch.testing.assert_close(paid["shuffled"][:, [2, 3, 0, 1]], paid["zscore"])
+    assert (paid["zscore"] < 0).any(1).all(), "in each group somebody is fined"
 
 
 def test_errors_say_what_is_wrong(model):
