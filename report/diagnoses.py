@@ -39,7 +39,7 @@ def plot_diagnosis(rows: list[dict], path: Path) -> None:
             ax.plot(*zip(*found, strict=True), MARKS[i % 6], color=COLOURS[i % 6], ms=6, label=name, ls="")
         finish(ax, parts)
         ax.legend(frameon=False, loc="lower left", fontsize=8)
-        fig.savefig(path, dpi=150)
+        fig.savefig(path)
         plt.close(fig)
 
 
@@ -56,7 +56,7 @@ def plot_diagnoses(together: list[dict], path: Path) -> None:
             ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2)
             ax.plot(row["auroc"], y, "D", color=colour, ms=7)
         finish(ax, [row["direction"] for row in rows])
-        fig.savefig(path, dpi=150)
+        fig.savefig(path)
         plt.close(fig)
 
 

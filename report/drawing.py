@@ -43,7 +43,7 @@ RC = {
     "axes.axisbelow": True,
     "hatch.linewidth": 0.5,
     "svg.hashsalt": "projected-grpo",
-    "figure.dpi": 200,
+    "figure.dpi": 150,
 }
 
 # Colours of a PNG's palette.
@@ -62,7 +62,7 @@ def style_of(arms: list[str]) -> dict[str, tuple[str, str, str]]:
 def save(fig: Figure, out: Path, name: str) -> None:
     """PNG, with a palette so that a committed one is small, and SVG; without dates."""
     drawn = io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=150, metadata={"Software": None})
+    fig.savefig(drawn, format="png", metadata={"Software": None})
     with Image.open(drawn) as image:
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
     fig.set_layout_engine("none")

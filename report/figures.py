@@ -205,4 +205,4 @@ def save_heldout(table: HeldOutTable, path: Path) -> None:
         draw_heldout(ax, table)
         ax.set_title(f"median {table.median:.2f}", loc="left")
         ax.legend(fontsize=9)
-        fig.savefig(path, dpi=150, metadata={"Software": None})
+        fig.savefig(path, metadata={"Software": None})
