@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from types import SimpleNamespace
 
@@ -84,13 +85,18 @@ def decoded_logits(s: Sampler, rows: list[list[int]], new: int) -> tuple[torch.T
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_logits_of_prefill_and_64_steps_are_those_of_transformers(delta, adapted):
+    """In fp32 the two lie 2e-5 to 1.4e-4 apart, as model and CPU have it. Over 50 random models the decoder was 0.3
+    to 2.9 times as far from the float64 model as transformers was."""
     model, adapter = adapted
     for p in adapter.delta().values():
         p.data.mul_(delta)
     rows = prompts()
     logits, tokens = decoded_logits(sampler(model, engine="eager"), rows, 65)
-    for b, row in enumerate(rows):
-        torch.testing.assert_close(logits[b], forced(model, row, tokens[b].tolist()), atol=1e-4, rtol=0)
+    theirs = [forced(model, row, of_row.tolist()) for row, of_row in zip(rows, tokens, strict=True)]
+    exact = copy.deepcopy(model).double()
+    want = [forced(exact, row, of_row.tolist()) for row, of_row in zip(rows, tokens, strict=True)]
+    ours, theirs = (max((got - w).abs().max() for got, w in zip(side, want, strict=True)) for side in (logits, theirs))
+    assert theirs < 1e-3 and ours < 8 * theirs
 
 
 @pytest.mark.parametrize("heads", [2, 4])
