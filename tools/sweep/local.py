@@ -154,7 +154,7 @@ def run_local(tasks: list[Task], jobs: int, poll: float = 0.2) -> int:
     if stop.received:
         logger.warning("stopped; the same command continues the sweep")
         return 128 + stop.received[-1]
-    if failed := queue.failed:
+    if failed := [task.name for task in tasks if task.name in queue.failed]:
         logger.error(f"{len(failed)} of {len(tasks)} tasks failed: {', '.join(failed)}; the same command retries them")
     return 1 if queue.failed else 0
 
